@@ -1,0 +1,33 @@
+"""Real data sets, the embedded digits, and subsets for calibration."""
+
+from secateur.data.augment import Augmentation as Augmentation
+from secateur.data.calibration import CalibrationSubset as CalibrationSubset
+from secateur.data.calibration import calibration_subset as calibration_subset
+from secateur.data.memory import LabelledImages as LabelledImages
+from secateur.data.memory import MemorySource as MemorySource
+from secateur.data.normalization import NORMALIZATIONS as NORMALIZATIONS
+from secateur.data.normalization import Normalization as Normalization
+from secateur.data.normalization import normalization_named as normalization_named
+from secateur.data.registry import DATA_SETS as DATA_SETS
+from secateur.data.registry import load_data as load_data
+from secateur.data.source import SPLITS as SPLITS
+from secateur.data.source import DataSource as DataSource
+from secateur.data.source import Split as Split
+from secateur.data.streaming import StreamingSource as StreamingSource
+
+__all__ = [
+    "DATA_SETS",
+    "NORMALIZATIONS",
+    "SPLITS",
+    "Augmentation",
+    "CalibrationSubset",
+    "DataSource",
+    "LabelledImages",
+    "MemorySource",
+    "Normalization",
+    "Split",
+    "StreamingSource",
+    "calibration_subset",
+    "load_data",
+    "normalization_named",
+]

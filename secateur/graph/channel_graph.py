@@ -1,0 +1,396 @@
+"""The channel graph: which channels hang together, what they cost, what is locked and why. Numbers and names only."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.errors import PlanError
+from secateur.graph.costs import Costs
+from secateur.graph.plan import DimensionCut, Plan, fingerprint_of, kept_after
+from secateur.names import unknown_name
+
+UnitArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A parameter or buffer: name, shape, bytes per element, and the other names under which it is used."""
+
+    name: str
+    shape: tuple[int, ...]
+    element_bytes: int
+    is_parameter: bool
+    is_persistent: bool
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterDim:
+    """One dimension of a parameter or buffer and the unit that each index belongs to.
+
+    Attributes:
+        parameter: first name of the parameter or buffer.
+        dim: which dimension.
+        role: ``produces`` (a weight's output), ``consumes`` (its input) or ``carries`` (all else).
+        units: number of the unit of each index, over all groups; -1 where the index belongs to none.
+    """
+
+    parameter: str
+    dim: int
+    role: str
+    units: UnitArray
+
+
+@dataclass(frozen=True, eq=False)
+class SizeAttribute:
+    """An integer of a module that counts channels though the module has no tensor of that size."""
+
+    module: str
+    attribute: str
+    units: UnitArray
+
+
+@dataclass(frozen=True)
+class Member:
+    """A dimension of a parameter or buffer that a group owns indices of.
+
+    Attributes:
+        parameter: first name of the parameter or buffer.
+        dim: which dimension.
+        role: ``produces``, ``consumes`` or ``carries``.
+        units: unit of each index within the group, -1 where the index belongs to another group or none.
+    """
+
+    parameter: str
+    dim: int
+    role: str
+    units: UnitArray
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that are alike: each takes the same slices of the same parameters.
+
+    Attributes:
+        name: the module of the first parameter that produces its channels.
+        size: number of units.
+        offset: number of its first unit over all groups.
+        locked: why it cannot be cut, or None.
+        approximate: why cutting it is not the same as zeroing it, or None.
+    """
+
+    name: str
+    size: int
+    offset: int
+    locked: str | None
+    approximate: str | None
+    dims: Sequence[ParameterDim] = field(default=(), repr=False, compare=False)
+
+    @property
+    def prunable(self) -> bool:
+        """Whether units of it may be cut: neither locked nor only approximate."""
+        return self.locked is None and self.approximate is None
+
+    @property
+    def units(self) -> slice:
+        """The numbers of its units over all groups."""
+        return slice(self.offset, self.offset + self.size)
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """The dimensions of parameters and buffers that it owns indices of."""
+        found = []
+        for dim in self.dims:
+            mine = (dim.units >= self.offset) & (dim.units < self.offset + self.size)
+            if mine.any():
+                found.append(Member(dim.parameter, dim.dim, dim.role, np.where(mine, dim.units - self.offset, -1)))
+        return tuple(found)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """What :func:`secateur.trace` found. Holds no tensors and no modules; equal content means equal graphs.
+
+    Attributes:
+        model_class: qualified name of the model's class.
+        tensors: every parameter and buffer.
+        groups: every group, locked ones included.
+        dims: every dimension that belongs to a group.
+        attributes: integers of modules that count channels.
+        regrouped: weights whose convolution loses whole groups with its channels.
+        costs: cost terms as functions of kept sizes.
+        unreached: parameters that no run has read.
+        unknown_ops: operators without a rule and how often they locked their inputs.
+        train_mode: whether a run in training mode was needed to reach all parameters.
+    """
+
+    model_class: str
+    tensors: tuple[TensorSpec, ...]
+    groups: tuple[Group, ...]
+    dims: tuple[ParameterDim, ...]
+    attributes: tuple[SizeAttribute, ...]
+    regrouped: frozenset[str]
+    costs: Costs
+    unreached: tuple[str, ...]
+    unknown_ops: Mapping[str, int]
+    train_mode: bool
+
+    def __post_init__(self) -> None:
+        groups = tuple(replace(group, dims=self.dims) for group in self.groups)
+        object.__setattr__(self, "groups", groups)
+
+    def __eq__(self, other: object) -> bool:
+        """Compare content."""
+        return isinstance(other, ChannelGraph) and self.to_json() == other.to_json()
+
+    def __hash__(self) -> int:
+        """Hash what identifies the model."""
+        return hash(self.fingerprint)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the model's class and of the names and shapes of its tensors; plans carry it."""
+        return fingerprint_of(self.model_class, {spec.name: spec.shape for spec in self.tensors})
+
+    @cached_property
+    def by_name(self) -> dict[str, Group]:
+        """Groups by name."""
+        return {group.name: group for group in self.groups}
+
+    @cached_property
+    def sizes(self) -> UnitArray:
+        """Number of units of each group, shape (groups,)."""
+        return np.asarray([group.size for group in self.groups], dtype=np.int64)
+
+    def group(self, name: str) -> Group:
+        """Return a group by its name.
+
+        Raises:
+            PlanError: there is none; the nearest name is suggested.
+        """
+        if name not in self.by_name:
+            raise PlanError(unknown_name("group", name, self.by_name))
+        return self.by_name[name]
+
+    # Cost ----------------------------------------------------------------------------------------------------
+
+    def kept_sizes(self, plan: Plan | None) -> UnitArray:
+        """Return the units that each group keeps under ``plan`` (all without one), shape (groups,).
+
+        Raises:
+            PlanError: the plan was made for another model.
+        """
+        if plan is None:
+            return self.sizes
+        self.check(plan)
+        kept = self.sizes.copy()
+        names = {group.name: number for number, group in enumerate(self.groups)}
+        for name, units in plan.kept.items():
+            kept[names[name]] = len(units)
+        return kept
+
+    def macs(self, plan: Plan | None = None) -> int:
+        """Return multiply-adds of convolutions and matrix products per sample, before or after a plan."""
+        return self.costs.macs(self.kept_sizes(plan))
+
+    def params(self, plan: Plan | None = None) -> int:
+        """Return the number of parameters, tied ones once, before or after a plan."""
+        elements = self.costs.elements(self.kept_sizes(plan))
+        return int(elements[np.asarray([spec.is_parameter for spec in self.tensors], dtype=bool)].sum())
+
+    def tensor_bytes(self, plan: Plan | None = None) -> int:
+        """Return the bytes of all saved tensors (parameters and persistent buffers, tied ones once)."""
+        width = np.asarray([spec.element_bytes * spec.is_persistent for spec in self.tensors], dtype=np.int64)
+        return int((self.costs.elements(self.kept_sizes(plan)) * width).sum())
+
+    def activation_bytes(self, plan: Plan | None = None) -> int:
+        """Return the peak over operators of activation bytes alive, per sample."""
+        return self.costs.activation_bytes(self.kept_sizes(plan))
+
+    # Plans ---------------------------------------------------------------------------------------------------
+
+    def check(self, plan: Plan) -> None:
+        """Refuse a plan that was made for another model.
+
+        Raises:
+            PlanError: the fingerprints differ.
+        """
+        if plan.fingerprint != self.fingerprint:
+            raise PlanError(
+                f"the plan was made for {plan.model_class} with fingerprint {plan.fingerprint}, but this is "
+                f"{self.model_class} with {self.fingerprint}; make a plan from this model's own graph"
+            )
+
+    def plan(self, kept: Mapping[str, Iterable[int]], *, allow_approximate: bool = False) -> Plan:
+        """Return the plan that keeps the given units of the named groups and all units of the others.
+
+        Args:
+            kept: group name → numbers of the units to keep, each in [0, size).
+            allow_approximate: also cut groups where cutting is not the same as zeroing.
+
+        Raises:
+            PlanError: an unknown or locked group, a unit out of range, or a group left empty.
+        """
+        keep = np.ones(int(self.sizes.sum()), dtype=bool)
+        chosen: dict[str, tuple[int, ...]] = {}
+        for name, units in kept.items():
+            group = self.group(name)
+            numbers = sorted({int(unit) for unit in units})
+            if not numbers:
+                raise PlanError(f"group {name!r} would keep none of its {group.size} units; keep at least one")
+            if numbers[0] < 0 or numbers[-1] >= group.size:
+                bad = numbers[0] if numbers[0] < 0 else numbers[-1]
+                raise PlanError(f"group {name!r} has units 0 to {group.size - 1}, but the plan keeps unit {bad}")
+            if len(numbers) == group.size:
+                continue
+            reason = group.locked or (None if allow_approximate else group.approximate)
+            if reason is not None:
+                raise PlanError(f"group {name!r} cannot be cut: {reason}")
+            chosen[name] = tuple(numbers)
+            keep[group.units] = False
+            keep[group.offset + np.asarray(numbers)] = True
+        return self._plan(chosen, keep)
+
+    def _plan(self, chosen: dict[str, tuple[int, ...]], keep: NDArray[np.bool_]) -> Plan:
+        removed = ~np.append(keep, True)  # the last entry stands for unit -1, which stays
+        cuts = []
+        for dim in self.dims:
+            marks = removed[dim.units]
+            if marks.any():
+                cuts.append(DimensionCut(dim.parameter, dim.dim, dim.units.size, np.flatnonzero(marks)))
+        sizes = []
+        for entry in self.attributes:
+            marks = removed[entry.units]
+            if marks.any():
+                sizes.append((entry.module, entry.attribute, int(marks.size - marks.sum())))
+        return Plan(
+            fingerprint=self.fingerprint,
+            model_class=self.model_class,
+            shapes={spec.name: spec.shape for spec in self.tensors},
+            kept=chosen,
+            sizes={name: self.by_name[name].size for name in chosen},
+            cuts=tuple(cuts),
+            attributes=tuple(sizes),
+            regrouped=frozenset(cut.parameter for cut in cuts if cut.parameter in self.regrouped),
+            train_mode=self.train_mode,
+        )
+
+    def after(self, plan: Plan) -> "ChannelGraph":
+        """Return the graph of the cut model, by arithmetic. Law: tracing the cut model gives the same.
+
+        Raises:
+            PlanError: the plan was made for another model.
+        """
+        self.check(plan)
+        keep = np.ones(int(self.sizes.sum()), dtype=bool)
+        for name, units in plan.kept.items():
+            group = self.group(name)
+            keep[group.units] = False
+            keep[group.offset + np.asarray(units)] = True
+        number = np.append(np.where(keep, np.cumsum(keep) - 1, -2), -1)
+        groups, offset = [], 0
+        for group in self.groups:
+            size = int(keep[group.units].sum())
+            groups.append(replace(group, size=size, offset=offset, dims=()))
+            offset += size
+
+        def renumbered(units: UnitArray) -> UnitArray:
+            new = number[units]
+            return new[new != -2]
+
+        dims = tuple(replace(dim, units=renumbered(dim.units)) for dim in self.dims)
+        lost = {(cut.parameter, cut.dim): cut.removed.size for cut in plan.cuts}
+        tensors = tuple(
+            replace(spec, shape=tuple(n - lost.get((spec.name, axis), 0) for axis, n in enumerate(spec.shape)))
+            for spec in self.tensors
+        )
+        return replace(
+            self,
+            tensors=tensors,
+            groups=tuple(groups),
+            dims=dims,
+            attributes=tuple(replace(entry, units=renumbered(entry.units)) for entry in self.attributes),
+        )
+
+    def compose(self, first: Plan, second: Plan) -> Plan:
+        """Return ``first.then(second)`` as a plan of this graph, with units checked against it."""
+        return self.plan(kept_after(first, second))
+
+    # Reports -------------------------------------------------------------------------------------------------
+
+    def prunable_share_of_macs(self) -> float:
+        """Return the largest share of multiply-adds that can be cut, with one unit left in every group."""
+        least = np.asarray([1 if group.prunable else group.size for group in self.groups], dtype=np.int64)
+        total = self.costs.macs(self.sizes)
+        return 1.0 - self.costs.macs(least) / total if total else 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and dictionaries; :meth:`from_json` reads them back."""
+        return {
+            "model_class": self.model_class,
+            "tensors": [
+                {
+                    "name": spec.name,
+                    "shape": list(spec.shape),
+                    "element_bytes": spec.element_bytes,
+                    "is_parameter": spec.is_parameter,
+                    "is_persistent": spec.is_persistent,
+                    "aliases": list(spec.aliases),
+                }
+                for spec in self.tensors
+            ],
+            "groups": [
+                {"name": g.name, "size": g.size, "offset": g.offset, "locked": g.locked, "approximate": g.approximate}
+                for g in self.groups
+            ],
+            "dims": [
+                {"parameter": d.parameter, "dim": d.dim, "role": d.role, "units": d.units.tolist()} for d in self.dims
+            ],
+            "attributes": [
+                {"module": a.module, "attribute": a.attribute, "units": a.units.tolist()} for a in self.attributes
+            ],
+            "regrouped": sorted(self.regrouped),
+            "costs": self.costs.to_json(),
+            "unreached": list(self.unreached),
+            "unknown_ops": dict(self.unknown_ops),
+            "train_mode": self.train_mode,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> "ChannelGraph":
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            PlanError: a key is missing.
+        """
+        try:
+            return cls(
+                model_class=data["model_class"],
+                tensors=tuple(
+                    TensorSpec(**{**t, "shape": tuple(t["shape"]), "aliases": tuple(t["aliases"])})
+                    for t in data["tensors"]
+                ),
+                groups=tuple(Group(**g) for g in data["groups"]),
+                dims=tuple(ParameterDim(**{**d, "units": np.asarray(d["units"], np.int64)}) for d in data["dims"]),
+                attributes=tuple(
+                    SizeAttribute(**{**a, "units": np.asarray(a["units"], np.int64)}) for a in data["attributes"]
+                ),
+                regrouped=frozenset(data["regrouped"]),
+                costs=Costs.from_json(data["costs"]),
+                unreached=tuple(data["unreached"]),
+                unknown_ops=dict(data["unknown_ops"]),
+                train_mode=data["train_mode"],
+            )
+        except (KeyError, TypeError) as error:
+            raise PlanError(f"this is not a channel graph as Secateur writes it: {error}") from error
+
+    def digest(self) -> str:
+        """Return a hash of the whole content, for comparing graphs across processes."""
+        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

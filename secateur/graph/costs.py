@@ -1,0 +1,150 @@
+"""What a model costs as a function of how many units each group keeps: arithmetic, no forward pass.
+
+A dimension's size is a linear form c + Σ aᵢ·nᵢ of the kept sizes nᵢ of the groups that it carries. The multiply-adds
+of an operator, the elements of a tensor and the bytes of an activation are each a constant times a product of such
+forms. Where input and output of an operator are one unit (depthwise convolution) only one form is left, so its cost
+is linear as it should be.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.graph.labels import IntArray
+
+
+@dataclass(frozen=True)
+class Forms:
+    """Linear forms of the kept sizes: constants, and coefficients as (form, group, coefficient) triples."""
+
+    constants: IntArray  # (F,)
+    form: IntArray  # (E,)
+    group: IntArray  # (E,)
+    coefficient: IntArray  # (E,)
+
+    def sizes(self, kept: IntArray) -> IntArray:
+        """Return the value of every form, shape (F,), for ``kept`` units per group, shape (G,)."""
+        sums = np.bincount(self.form, weights=self.coefficient * kept[self.group], minlength=self.constants.size)
+        return self.constants + sums.astype(np.int64)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists."""
+        return {
+            "constants": self.constants.tolist(),
+            "form": self.form.tolist(),
+            "group": self.group.tolist(),
+            "coefficient": self.coefficient.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Forms":
+        """Read what :meth:`to_json` wrote."""
+        return cls(*(np.asarray(data[key], dtype=np.int64) for key in ("constants", "form", "group", "coefficient")))
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Products: constant × Π forms. Rows of ``factors`` hold form numbers, padded with -1."""
+
+    constants: IntArray  # (T,)
+    factors: IntArray  # (T, K)
+
+    def values(self, sizes: IntArray) -> IntArray:
+        """Return the value of every term, shape (T,), for the sizes of the forms."""
+        padded = np.append(sizes, 1)
+        product: IntArray = self.constants * padded[self.factors].prod(axis=1)
+        return product
+
+    @classmethod
+    def of(cls, rows: list[tuple[int, list[int]]]) -> "Terms":
+        """Build terms from (constant, form numbers) rows."""
+        width = max((len(forms) for _, forms in rows), default=0)
+        factors = np.full((len(rows), max(width, 1)), -1, dtype=np.int64)
+        for number, (_, forms) in enumerate(rows):
+            factors[number, : len(forms)] = forms
+        return cls(np.asarray([constant for constant, _ in rows], dtype=np.int64), factors)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists."""
+        return {"constants": self.constants.tolist(), "factors": self.factors.tolist()}
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Terms":
+        """Read what :meth:`to_json` wrote."""
+        constants = np.asarray(data["constants"], dtype=np.int64)
+        return cls(constants, np.asarray(data["factors"], dtype=np.int64).reshape(constants.size, -1))
+
+
+@dataclass(frozen=True)
+class Costs:
+    """All cost terms of a traced model.
+
+    Attributes:
+        forms: sizes of dimensions.
+        compute: multiply-adds per sample, one term per convolution or matrix product.
+        compute_names: (module path, operator) of each compute term.
+        tensors: elements of each parameter and buffer, in the order of ``ChannelGraph.tensors``.
+        storages: bytes per sample of each activation storage.
+        born: number of the operator that makes each storage, shape (S,).
+        dies: number of the last operator that reads it, shape (S,).
+    """
+
+    forms: Forms
+    compute: Terms
+    compute_names: tuple[tuple[str, str], ...]
+    tensors: Terms
+    storages: Terms
+    born: NDArray[np.int64]
+    dies: NDArray[np.int64]
+
+    def macs(self, kept: IntArray) -> int:
+        """Return the multiply-adds per sample of all convolutions and matrix products."""
+        return int(self.compute.values(self.forms.sizes(kept)).sum())
+
+    def macs_by_operator(self, kept: IntArray) -> IntArray:
+        """Return the multiply-adds per sample of each compute operator, in the order of ``compute_names``."""
+        return self.compute.values(self.forms.sizes(kept))
+
+    def elements(self, kept: IntArray) -> IntArray:
+        """Return the number of elements of each parameter and buffer."""
+        return self.tensors.values(self.forms.sizes(kept))
+
+    def activation_bytes(self, kept: IntArray) -> int:
+        """Return the peak over operators of bytes alive per sample.
+
+        A storage lives from its producer to its last reader, both included; views and in-place results are free.
+        """
+        if not self.born.size:
+            return 0
+        size = self.storages.values(self.forms.sizes(kept))
+        change = np.zeros(int(self.dies.max()) + 2, dtype=np.int64)
+        np.add.at(change, self.born, size)
+        np.subtract.at(change, self.dies + 1, size)
+        return int(change.cumsum().max())
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and dictionaries."""
+        return {
+            "forms": self.forms.to_json(),
+            "compute": self.compute.to_json(),
+            "compute_names": [list(pair) for pair in self.compute_names],
+            "tensors": self.tensors.to_json(),
+            "storages": self.storages.to_json(),
+            "born": self.born.tolist(),
+            "dies": self.dies.tolist(),
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> "Costs":
+        """Read what :meth:`to_json` wrote."""
+        return cls(
+            forms=Forms.from_json(data["forms"]),
+            compute=Terms.from_json(data["compute"]),
+            compute_names=tuple((path, name) for path, name in data["compute_names"]),
+            tensors=Terms.from_json(data["tensors"]),
+            storages=Terms.from_json(data["storages"]),
+            born=np.asarray(data["born"], dtype=np.int64),
+            dies=np.asarray(data["dies"], dtype=np.int64),
+        )

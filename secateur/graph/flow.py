@@ -1,0 +1,235 @@
+"""One run of a model during which labels follow the tensors: the dispatch mode that tracing and masking share."""
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.graph.labels import Bookkeeper, DimensionLabels, IntArray, Labels, attach, labels_of
+from secateur.graph.rules import Rule, rule_for
+from secateur.graph.rules.attention import scaled_dot_product_attention
+
+# Frames of torch and of this package are never where a user's code writes a shape.
+_OUTSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
+
+_ATTENTION = nn.functional.scaled_dot_product_attention
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Flow(TorchDispatchMode):
+    """Watches every ATen operator of a run and lets its rule say how labels flow.
+
+    Subclasses say what is done with it: :class:`~secateur.graph.trace.Tracer` collects unions and costs,
+    :class:`~secateur.graph.masking.Masker` zeroes what a plan removes.
+    """
+
+    def __init__(self, books: Bookkeeper, module_names: dict[int, str]) -> None:
+        super().__init__()
+        self.books = books
+        self.unknown: Counter[str] = Counter()
+        self._module_names = module_names
+        self._stack: list[str] = [""]
+        self._handles: list[Any] = []
+        self._depth = 0
+        self._inside_attention = False
+
+    # What rules use ------------------------------------------------------------------------------------------
+
+    def dims(self, tensor: Tensor) -> DimensionLabels:
+        """Return the labels of each dimension of ``tensor``, all None for a constant."""
+        labels = labels_of(tensor)
+        return (None,) * tensor.dim() if labels is None else labels.dims
+
+    def give(self, tensor: Tensor, dims: DimensionLabels) -> None:
+        """Label the result of the operator at hand."""
+        attach(tensor, Labels(dims, from_weights=False))
+
+    def unify(self, first: IntArray | None, second: IntArray | None, what: str) -> IntArray | None:
+        """Tie two equally long dimensions; a labelled one that meets an unlabelled one is locked."""
+        if first is None and second is None:
+            return None
+        if first is None or second is None:
+            known = first if first is not None else second
+            assert known is not None
+            self.lock(known, f"{what} with a tensor that is not cut")
+            return known
+        self.books.unify(first, second)
+        return first
+
+    def lock(self, atoms: IntArray | None, reason: str) -> None:
+        """Lock ``atoms`` (if any), naming the module and the source line that runs now."""
+        if atoms is not None:
+            self.books.lock(atoms, f"{reason}{self.where()}")
+
+    def approximate(self, atoms: IntArray | None, reason: str) -> None:
+        """Mark ``atoms`` (if any) as cut only approximately, naming the module and source line."""
+        if atoms is not None:
+            self.books.approximate(atoms, f"{reason}{self.where()}")
+
+    def locked(self, count: int, reason: str) -> IntArray:
+        """Return labels for ``count`` channels that come from no parameter."""
+        return self.books.locked(count, f"{reason}{self.where()}")
+
+    def where(self) -> str:
+        """Return `` in module 'path' (file.py:line)`` for the call that runs now."""
+        place = f" in module {self._stack[-1]!r}" if self._stack[-1] else ""
+        frame = sys._getframe(1)
+        while frame is not None:
+            filename = frame.f_code.co_filename
+            if not filename.startswith(_OUTSIDE):
+                return f"{place} ({Path(filename).name}:{frame.f_lineno})"
+            if frame.f_back is None:
+                break
+            frame = frame.f_back
+        return place
+
+    @property
+    def module_path(self) -> str:
+        """Path of the module whose forward runs now; empty for the model itself."""
+        return self._stack[-1]
+
+    def spend(self, function: str, factors: list[tuple[int, IntArray | None]]) -> None:
+        """Record the multiply-adds of a compute operator: the product of ``factors`` (size, labels)."""
+
+    def role(self, tensor: Tensor, axis: int, role: str) -> None:
+        """Record that a dimension of ``tensor``, if it is a weight, ``produces`` or ``consumes`` channels."""
+
+    def regroup(self, weight: Tensor, groups: int) -> bool:
+        """Record that cutting ``weight`` changes its convolution's number of groups; False if it cannot."""
+        del weight, groups
+        return True
+
+    # The dispatch --------------------------------------------------------------------------------------------
+
+    def before(self, name: str, call: Call) -> Call:
+        """Change the arguments of an operator before it runs; the masker's place to zero channels."""
+        del name
+        return call
+
+    def run(self, func: Any, name: str, call: Call) -> Any:
+        """Run the operator itself."""
+        del name
+        return func(*call[0], **call[1])
+
+    def after(self, func: Any, inputs: list[Tensor], result: Any) -> None:
+        """See an operator when its rule has run; the tracer's place to follow storages."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Run one operator and let its labels flow."""
+        del types
+        call: Call = (args, kwargs or {})
+        if self._inside_attention:
+            return func(*call[0], **call[1])
+        name, rule = rule_for(func)
+        if rule is None and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
+            # Under inference_mode composite operators arrive whole; the rules know their parts.
+            with self:
+                result = func.decompose(*call[0], **call[1])
+            if result is not NotImplemented:
+                return result
+        inputs = list(tensors_in(call))
+        if not any(labels_of(tensor) is not None for tensor in inputs):
+            return func(*call[0], **call[1])
+        return self.see(func, name, rule, inputs, call, run=lambda changed: self.run(func, name, changed))
+
+    def see(
+        self, func: Any, name: str, rule: Rule | None, inputs: list[Tensor], call: Call, run: Callable[[Call], Any]
+    ) -> Any:
+        """Run an operator between ``before`` and ``after`` and apply its rule, or lock what it touches."""
+        labels = [labels_of(tensor) for tensor in inputs]
+        from_weights = all(known is None or known.from_weights for known in labels)
+        result = run(self.before(name, call))
+        if rule is not None:
+            rule(self, call[0], call[1], result)
+        elif any(dim is not None for known in labels if known for dim in known.dims):
+            self.unknown[str(func)] += 1
+            for known in labels:
+                for dim in known.dims if known else ():
+                    self.lock(dim, f"{name} has no rule")
+        for tensor in tensors_in(((result,), {})):
+            known = labels_of(tensor)
+            if known is None or not any(tensor is argument for argument in inputs):
+                attach(tensor, Labels(known.dims if known else (None,) * tensor.dim(), from_weights=from_weights))
+        self.after(func, inputs, result)
+        return result
+
+    def attend(self, *args: Any, **kwargs: Any) -> Any:
+        """Run one scaled-dot-product attention as a single operator, whatever kernels it is made of.
+
+        Its default scale 1/√d reads a size, and which kernels it decomposes to depends on the device; neither can
+        be seen operator by operator.
+        """
+
+        def run(call: Call) -> Any:
+            self._inside_attention = True
+            try:
+                return _ATTENTION(*call[0], **call[1])
+            finally:
+                self._inside_attention = False
+
+        call: Call = (args, kwargs)
+        name = "scaled_dot_product_attention"
+        return self.see(_ATTENTION, name, scaled_dot_product_attention, list(tensors_in(call)), call, run)
+
+    # Entering and leaving ------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        """Start to watch operators, and modules to know whose forward runs."""
+        if not self._handles:
+            self._handles = [
+                register_module_forward_pre_hook(self._enter_module),
+                register_module_forward_hook(self._leave_module, always_call=True),
+            ]
+            nn.functional.scaled_dot_product_attention = self.attend
+        self._depth += 1
+        super().__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop watching."""
+        super().__exit__(kind, error, trace)
+        self._depth -= 1
+        if self._depth == 0:
+            nn.functional.scaled_dot_product_attention = _ATTENTION
+            for handle in self._handles:
+                handle.remove()
+            self._handles = []
+
+    def called(self, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """See a module when its forward starts."""
+
+    def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        path = self._module_names.get(id(module))
+        self._stack.append(self._stack[-1] if path is None else path)
+        if path is not None:
+            self.called(path, module, args)
+
+    def _leave_module(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
+        del module, args, result
+        if len(self._stack) > 1:
+            self._stack.pop()
+
+
+def tensors_in(call: Call) -> Iterator[Tensor]:
+    """Yield the tensors among the arguments of a call, lists one level deep included."""
+    for argument in (*call[0], *call[1].values()):
+        if isinstance(argument, Tensor):
+            yield argument
+        elif isinstance(argument, list | tuple):
+            for item in argument:
+                if isinstance(item, Tensor):
+                    yield item
+

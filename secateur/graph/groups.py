@@ -1,0 +1,342 @@
+"""From what a run recorded to groups: solve the unions, collect units of equal signature, express costs by them."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from secateur.graph.channel_graph import ChannelGraph, Group, ParameterDim, SizeAttribute, TensorSpec
+from secateur.graph.costs import Costs, Forms, Terms
+from secateur.graph.labels import Atoms, DimensionLabels, IntArray
+from secateur.graph.rules.convolution import NOT_A_CHANNEL
+from secateur.graph.slots import StoredTensor
+
+_PRODUCES, _CONSUMES, _CARRIES = "produces", "consumes", "carries"
+
+
+@dataclass
+class Storage:
+    """One activation storage: constant bytes, the labelled dimensions, and its life."""
+
+    constant: int
+    dims: list[IntArray]
+    born: int
+    dies: int = -1
+
+
+@dataclass
+class Record:
+    """What the runs of one model told: unions and locks, roles, costs."""
+
+    stored: dict[str, StoredTensor]
+    model_class: str
+    batch_size: int
+    atoms: Atoms = field(default_factory=Atoms)
+    atoms_of: dict[str, DimensionLabels] = field(default_factory=dict)
+    roles: dict[int, str] = field(default_factory=dict)
+    reached: set[str] = field(default_factory=set)
+    regrouped: set[str] = field(default_factory=set)
+    attributes: dict[tuple[str, str], IntArray] = field(default_factory=dict)
+    compute: list[tuple[str, str, int, list[IntArray]]] = field(default_factory=list)
+    storages: list[Storage] = field(default_factory=list)
+    operators: int = 0
+    unknown_ops: Counter[str] = field(default_factory=Counter)
+    train_mode: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.atoms_of:
+            for name, entry in self.stored.items():
+                self.atoms_of[name] = tuple(self.atoms.new(size) for size in entry.tensor.shape)
+
+    def unreached(self) -> list[str]:
+        """Return the parameters that no operator has read."""
+        return [name for name, entry in self.stored.items() if entry.is_parameter and name not in self.reached]
+
+    def new_storage(self, constant: int, dims: list[IntArray]) -> int:
+        """Record an activation made by the operator at hand, and return its number."""
+        self.storages.append(Storage(constant, dims, born=self.operators))
+        return len(self.storages) - 1
+
+    def copy(self) -> "Record":
+        """Return a record that can be added to without changing this one."""
+        atoms = Atoms(
+            self.atoms.count, list(self.atoms.edges), list(self.atoms.locks), list(self.atoms.approximations)
+        )
+        return Record(
+            stored=self.stored,
+            model_class=self.model_class,
+            batch_size=self.batch_size,
+            atoms=atoms,
+            atoms_of=self.atoms_of,
+            roles=dict(self.roles),
+            reached=set(self.reached),
+            regrouped=set(self.regrouped),
+            attributes=dict(self.attributes),
+            compute=self.compute,
+            storages=self.storages,
+            operators=self.operators,
+            unknown_ops=Counter(self.unknown_ops),
+            train_mode=self.train_mode,
+        )
+
+
+@dataclass
+class _Units:
+    """Units numbered through, group by group."""
+
+    of_atom: IntArray  # unit of every atom, -1 for none
+    group: IntArray  # group of every unit
+    leads: IntArray  # leading atom of every unit
+    locked: list[str | None]  # per group
+    approximate: list[str | None]  # per group
+
+
+def build(record: Record) -> ChannelGraph:
+    """Turn a record into a graph."""
+    dims = [(name, axis) for name, labels in record.atoms_of.items() for axis in range(len(labels))]
+    roots = record.atoms.solve()
+    forms = _FormTable()
+    compute = [(constant, [forms.number(atoms) for atoms in shape]) for _, _, constant, shape in record.compute]
+    stores = [
+        (storage.constant, [forms.number(atoms) for atoms in storage.dims], storage)
+        for storage in record.storages
+        if storage.dies >= 0
+    ]
+    tensors = [
+        (1, [forms.number(atoms) for atoms in record.atoms_of[name]]) if record.atoms_of[name] else (1, [])
+        for name in record.stored
+    ]
+    units = _number_units(record, roots, dims, forms.arrays)
+    parameter_dims = _parameter_dims(record, dims, units)
+    sizes = np.bincount(units.group, minlength=len(units.locked)) if units.group.size else np.zeros(0, np.int64)
+    groups = _named_groups(record, dims, units, sizes)
+    costs = Costs(
+        forms=forms.solved(units, sizes),
+        compute=_per_sample(compute, record.batch_size),
+        compute_names=tuple((path, function) for path, function, _, _ in record.compute),
+        tensors=Terms.of(tensors),
+        storages=_per_sample([(constant, numbers) for constant, numbers, _ in stores], record.batch_size),
+        born=np.asarray([storage.born for _, _, storage in stores], dtype=np.int64),
+        dies=np.asarray([storage.dies for _, _, storage in stores], dtype=np.int64),
+    )
+    specs = tuple(
+        TensorSpec(
+            name=name,
+            shape=tuple(entry.tensor.shape),
+            element_bytes=entry.tensor.element_size(),
+            is_parameter=entry.is_parameter,
+            is_persistent=entry.is_persistent,
+            aliases=entry.aliases,
+        )
+        for name, entry in record.stored.items()
+    )
+    attributes = tuple(
+        SizeAttribute(module=path, attribute=attribute, units=units.of_atom[atoms])
+        for (path, attribute), atoms in record.attributes.items()
+    )
+    return ChannelGraph(
+        model_class=record.model_class,
+        tensors=specs,
+        groups=groups,
+        dims=parameter_dims,
+        attributes=attributes,
+        regrouped=frozenset(record.regrouped),
+        costs=costs,
+        unreached=tuple(record.unreached()),
+        unknown_ops=dict(sorted(record.unknown_ops.items())),
+        train_mode=record.train_mode,
+    )
+
+
+def _per_sample(rows: list[tuple[int, list[int]]], batch: int) -> Terms:
+    # What does not depend on the batch (a product of weights alone) is not shared out.
+    return Terms.of([(c // batch if c % batch == 0 else c, numbers) for c, numbers in rows])
+
+
+class _FormTable:
+    """Gives equal label arrays one number."""
+
+    def __init__(self) -> None:
+        self.arrays: list[IntArray] = []
+        self._by_identity: dict[int, int] = {}
+        self._by_content: dict[bytes, int] = {}
+
+    def number(self, atoms: IntArray) -> int:
+        """Return the number of the form that ``atoms`` stands for."""
+        known = self._by_identity.get(id(atoms))
+        if known is None:
+            known = self._by_content.setdefault(atoms.tobytes(), len(self.arrays))
+            if known == len(self.arrays):
+                self.arrays.append(atoms)
+            self._by_identity[id(atoms)] = known
+        return known
+
+    def solved(self, units: _Units, sizes: NDArray[np.int64]) -> Forms:
+        """Express every form by groups: how many positions each unit of a group takes, and what is left constant."""
+        if not self.arrays:
+            empty = np.zeros(0, dtype=np.int64)
+            return Forms(empty, empty, empty, empty)
+        lengths = np.asarray([atoms.size for atoms in self.arrays], dtype=np.int64)
+        unit = units.of_atom[np.concatenate(self.arrays)]
+        form = np.repeat(np.arange(lengths.size), lengths)
+        form, unit = form[unit >= 0], unit[unit >= 0]
+        count = max(sizes.size, 1)
+        pairs, positions = np.unique(form * count + units.group[unit], return_counts=True)
+        form_of, group_of = np.divmod(pairs, count)
+        coefficient, rest = np.divmod(positions, sizes[group_of])
+        assert not rest.any(), "units of one group take different numbers of positions"
+        constants = lengths - np.bincount(form_of, weights=positions, minlength=lengths.size).astype(np.int64)
+        return Forms(constants, form_of, group_of, coefficient)
+
+
+def _number_units(
+    record: Record, roots: IntArray, dims: list[tuple[str, int]], forms: list[IntArray]
+) -> _Units:
+    sizes = np.asarray([record.stored[name].tensor.shape[axis] for name, axis in dims], dtype=np.int64)
+    total = int(sizes.sum())  # atoms of tensors come first and lie in the order of dims
+    slot = np.repeat(np.arange(len(dims)), sizes)
+    reached = np.asarray([name in record.reached or not record.stored[name].is_parameter for name, _ in dims], bool)
+    component, of_atom = np.unique(roots, return_inverse=True)
+    reasons = _Reasons(component.size, of_atom)
+    locked = reasons.first(record.atoms.locks)
+    approximate = reasons.first(record.atoms.approximations)
+    usable = np.zeros(component.size, dtype=bool)
+    usable[of_atom[:total][np.repeat(reached, sizes)]] = True
+    ignored = reasons.number.get(NOT_A_CHANNEL, -1)
+    usable &= locked != ignored
+    usable[_of_buffers_alone(record, dims, sizes, of_atom, component.size)] = False
+
+    # Which atom leads a unit: the first that a weight produces, else the first of all.
+    starts = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    produces = np.asarray([record.roles.get(int(start)) == _PRODUCES for start in starts[:-1]], dtype=bool)
+    rank = np.arange(total) + np.where(np.repeat(produces, sizes), 0, total)
+    lead = np.full(component.size, 2 * total, dtype=np.int64)
+    np.minimum.at(lead, of_atom[:total], rank)
+
+    signature = _signatures(component.size, of_atom, slot, total, len(dims), forms)
+    signature ^= _mix(locked + 1, np.int64(7)) ^ _mix(approximate + 1, np.int64(13))
+    chosen = np.flatnonzero(usable)
+    _, group = np.unique(signature[chosen], return_inverse=True)
+    group_lead = np.full(group.max(initial=-1) + 1, 4 * total + 1, dtype=np.int64)
+    np.minimum.at(group_lead, group, lead[chosen] % max(total, 1))
+    order = np.argsort(group_lead, kind="stable")
+    renumber = np.empty_like(order)
+    renumber[order] = np.arange(order.size)
+    group = renumber[group]
+    by_unit = np.lexsort((lead[chosen], group))
+    unit_of_component = np.full(component.size, -1, dtype=np.int64)
+    unit_of_component[chosen[by_unit]] = np.arange(chosen.size)
+    first = np.searchsorted(group[by_unit], np.arange(order.size)) if order.size else np.zeros(0, np.int64)
+    leaders = chosen[by_unit][first]
+    return _Units(
+        of_atom=unit_of_component[of_atom],
+        group=group[by_unit],
+        leads=lead[chosen[by_unit]] % max(total, 1),
+        locked=[reasons.text(int(locked[c])) for c in leaders],
+        approximate=[reasons.text(int(approximate[c])) for c in leaders],
+    )
+
+
+def _of_buffers_alone(
+    record: Record, dims: list[tuple[str, int]], sizes: IntArray, of_atom: IntArray, count: int
+) -> NDArray[np.bool_]:
+    """Components without any parameter: constants that a model keeps, not channels."""
+    parameter = np.repeat(np.asarray([record.stored[name].is_parameter for name, _ in dims], dtype=bool), sizes)
+    with_parameter = np.zeros(count, dtype=bool)
+    with_parameter[of_atom[: parameter.size][parameter]] = True
+    return ~with_parameter
+
+
+class _Reasons:
+    """Numbers the texts of locks, and finds the first that applies to each component."""
+
+    def __init__(self, components: int, of_atom: IntArray) -> None:
+        self.number: dict[str, int] = {}
+        self._components = components
+        self._of_atom = of_atom
+
+    def first(self, entries: list[tuple[IntArray, str]]) -> IntArray:
+        """Return the number of the first reason for each component, -1 for none."""
+        none = np.iinfo(np.int64).max
+        found = np.full(self._components, none, dtype=np.int64)
+        for atoms, text in reversed(entries):
+            # A real reason says more than that a kernel position is none.
+            number = self.number.setdefault(text, len(self.number))
+            found[self._of_atom[atoms]] = number
+        return np.where(found == none, -1, found)
+
+    def text(self, number: int) -> str | None:
+        """Return the text of a reason, None for -1."""
+        return None if number < 0 else list(self.number)[number]
+
+
+def _mix(first: Any, second: Any) -> NDArray[np.uint64]:
+    """Hash pairs of integers to 64 bits (the finaliser of splitmix64)."""
+    value = np.asarray(first, dtype=np.int64).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    value = value ^ (np.asarray(second, dtype=np.int64).astype(np.uint64) * np.uint64(0xD1B54A32D192ED03))
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    mixed: NDArray[np.uint64] = value ^ (value >> np.uint64(31))
+    return mixed
+
+
+def _signatures(
+    components: int, of_atom: IntArray, slot: IntArray, total: int, slots: int, forms: list[IntArray]
+) -> NDArray[np.uint64]:
+    """Hash {(dimension, positions taken)} of every component.
+
+    Dimensions of activations that enter a cost count too, so that each cost is linear in a group's size.
+    """
+    owners, places = [of_atom[:total]], [slot]
+    for number, atoms in enumerate(forms):
+        owners.append(of_atom[atoms])
+        places.append(np.full(atoms.size, slots + number, dtype=np.int64))
+    width = slots + len(forms) + 1
+    pairs, counts = np.unique(np.concatenate(owners) * width + np.concatenate(places), return_counts=True)
+    owner, place = np.divmod(pairs, width)
+    signature = np.zeros(components, dtype=np.uint64)
+    np.add.at(signature, owner, _mix(place + 1, counts))
+    return signature
+
+
+def _parameter_dims(record: Record, dims: list[tuple[str, int]], units: _Units) -> tuple[ParameterDim, ...]:
+    found = []
+    for name, axis in dims:
+        atoms = record.atoms_of[name][axis]
+        if not atoms.size:
+            continue
+        of_index = units.of_atom[atoms]
+        if (of_index < 0).all():
+            continue
+        role = record.roles.get(int(atoms[0]), _CARRIES)
+        found.append(ParameterDim(name, axis, role, of_index))
+    return tuple(found)
+
+
+def _named_groups(
+    record: Record, dims: list[tuple[str, int]], units: _Units, sizes: NDArray[np.int64]
+) -> tuple[Group, ...]:
+    starts = []
+    position = 0
+    for name, axis in dims:
+        starts.append(position)
+        position += record.stored[name].tensor.shape[axis]
+    used: Counter[str] = Counter()
+    groups = []
+    offset = 0
+    for number, size in enumerate(sizes.tolist()):
+        atom = int(units.leads[offset])
+        place = int(np.searchsorted(starts, atom, side="right")) - 1
+        # Dimensions of size zero share a start; the one that holds the atom is the last.
+        parameter = dims[place][0]
+        base = parameter.rsplit(".", 1)[0] if "." in parameter else parameter
+        used[base] += 1
+        name = base if used[base] == 1 else f"{base}#{used[base]}"
+        groups.append(Group(name, size, offset, units.locked[number], units.approximate[number]))
+        offset += size
+    return tuple(groups)
+
+
+__all__ = ["Record", "Storage", "build"]

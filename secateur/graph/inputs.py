@@ -1,0 +1,62 @@
+"""Example inputs: one tensor, a tuple of positional arguments, or a mapping of keyword arguments."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from secateur.errors import TraceError
+
+ExampleInputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
+
+
+def as_call(example_inputs: ExampleInputs) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the positional and keyword arguments that ``example_inputs`` stands for.
+
+    Raises:
+        TraceError: it is something else, or holds no tensor.
+    """
+    if isinstance(example_inputs, Tensor):
+        call: tuple[tuple[Any, ...], dict[str, Any]] = ((example_inputs,), {})
+    elif isinstance(example_inputs, Mapping):
+        call = ((), dict(example_inputs))
+    elif isinstance(example_inputs, tuple | list):
+        call = (tuple(example_inputs), {})
+    else:
+        raise TraceError(
+            f"example_inputs is a {type(example_inputs).__name__}; pass a tensor, a tuple of positional arguments "
+            "or a mapping of keyword arguments"
+        )
+    if not tensors_of(call):
+        raise TraceError("example_inputs holds no tensor; pass what the model's forward takes")
+    return call
+
+
+def tensors_of(value: Any) -> list[Tensor]:
+    """Return the tensors in nested containers, dataclasses and objects with attributes, in order."""
+    found: list[Tensor] = []
+    for leaf in pytree.tree_leaves(value):
+        if isinstance(leaf, Tensor):
+            found.append(leaf)
+        elif dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            found.extend(tensors_of([getattr(leaf, entry.name) for entry in dataclasses.fields(leaf)]))
+    return found
+
+
+def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+    """Return ``value`` with ``function`` applied to every tensor in its nested containers."""
+    return pytree.tree_map_only(Tensor, function, value)
+
+
+def batch_size_of(call: Any) -> int:
+    """Return the size of the first dimension of the first tensor with dimensions; 1 if there is none."""
+    return next((tensor.shape[0] for tensor in tensors_of(call) if tensor.dim()), 1)
+
+
+def run(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:
+    """Run a model on a call without gradients, out of inference mode."""
+    with torch.inference_mode(mode=False), torch.no_grad():
+        return model(*call[0], **call[1])

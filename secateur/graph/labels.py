@@ -1,0 +1,123 @@
+"""Labels: which channels a tensor dimension carries, and the union-find that ties them together.
+
+Every index along every dimension of every parameter and buffer is an *atom*, an integer. A tensor dimension carries
+either nothing (batch, space, tokens) or one atom per index. Operator rules (``graph/rules``) say how atoms flow and
+which of them must go together; this module only keeps the books.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+IntArray = NDArray[np.int64]
+"""Atoms (when tracing) or 0/1 marks of removed channels (when masking), one per index of a dimension."""
+
+DimensionLabels = tuple[IntArray | None, ...]
+
+_ATTRIBUTE = "_secateur_labels"
+
+
+class Labels:
+    """What is known of one tensor in a run: the atoms of each dimension, and where its storage came from.
+
+    Attributes:
+        dims: per dimension, an array with one atom per index, or None.
+        from_weights: True if the tensor was computed from parameters and constants alone.
+        storage: number of the storage that holds it, or -1 if it is not an activation.
+        parameter: name of the parameter or buffer that it is, else None.
+    """
+
+    __slots__ = ("dims", "from_weights", "parameter", "storage")
+
+    def __init__(
+        self, dims: DimensionLabels, *, from_weights: bool, storage: int = -1, parameter: str | None = None
+    ) -> None:
+        self.dims = dims
+        self.from_weights = from_weights
+        self.storage = storage
+        self.parameter = parameter
+
+
+def labels_of(tensor: Tensor) -> Labels | None:
+    """Return the labels of ``tensor``, or None for a constant that no rule has seen."""
+    labels: Labels | None = getattr(tensor, _ATTRIBUTE, None)
+    return labels
+
+
+def attach(tensor: Tensor, labels: Labels) -> None:
+    """Give ``tensor`` its labels. They live on the Python object and go with it."""
+    setattr(tensor, _ATTRIBUTE, labels)
+
+
+class Bookkeeper(Protocol):
+    """What the operator rules tell: the tracer collects it, the masker checks it."""
+
+    def unify(self, first: IntArray, second: IntArray) -> None:
+        """Say that the channels of two equally long arrays go together, index by index."""
+
+    def lock(self, atoms: IntArray, reason: str) -> None:
+        """Say that none of ``atoms`` can be cut, and why."""
+
+    def approximate(self, atoms: IntArray, reason: str) -> None:
+        """Say that cutting ``atoms`` is not the same as zeroing them, and why."""
+
+    def locked(self, count: int, reason: str) -> IntArray:
+        """Return ``count`` new labels of channels that belong to no parameter and stay."""
+
+
+@dataclass
+class Atoms:
+    """Union-find over atoms. Unions are collected while the model runs and solved at once, vectorised."""
+
+    count: int = 0
+    edges: list[tuple[IntArray, IntArray]] = field(default_factory=list)
+    locks: list[tuple[IntArray, str]] = field(default_factory=list)
+    approximations: list[tuple[IntArray, str]] = field(default_factory=list)
+
+    def new(self, count: int) -> IntArray:
+        """Return ``count`` fresh atoms."""
+        first = self.count
+        self.count += count
+        return np.arange(first, self.count, dtype=np.int64)
+
+    def unify(self, first: IntArray, second: IntArray) -> None:
+        """See :class:`Bookkeeper`."""
+        if first is not second:
+            self.edges.append((first, second))
+
+    def lock(self, atoms: IntArray, reason: str) -> None:
+        """See :class:`Bookkeeper`."""
+        self.locks.append((atoms, reason))
+
+    def approximate(self, atoms: IntArray, reason: str) -> None:
+        """See :class:`Bookkeeper`."""
+        self.approximations.append((atoms, reason))
+
+    def locked(self, count: int, reason: str) -> IntArray:
+        """See :class:`Bookkeeper`."""
+        atoms = self.new(count)
+        self.lock(atoms, reason)
+        return atoms
+
+    def solve(self) -> IntArray:
+        """Return for every atom the smallest atom that it is tied to, shape (count,)."""
+        parent = np.arange(self.count, dtype=np.int64)
+        if not self.edges:
+            return parent
+        left = np.concatenate([np.ravel(pair[0]) for pair in self.edges])
+        right = np.concatenate([np.ravel(pair[1]) for pair in self.edges])
+        while left.size:
+            left, right = parent[left], parent[right]
+            apart = left != right
+            left, right = left[apart], right[apart]
+            # Roots hang under smaller roots only, so no cycle can arise; of several candidates any may win.
+            parent[np.maximum(left, right)] = np.minimum(left, right)
+            while True:
+                grandparent = parent[parent]
+                if np.array_equal(grandparent, parent):
+                    break
+                parent = grandparent
+        return parent

@@ -1,0 +1,69 @@
+"""``apply_to_optimizer``: an optimiser goes on after the cut as if it had never known the removed channels."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from secateur.errors import SurgeryError
+from secateur.graph.plan import Plan
+from secateur.graph.slots import stored_tensors
+from secateur.graph.surgery import cut_tensor
+
+
+def apply_to_optimizer(optimizer: Optimizer, *, before: nn.Module, after: nn.Module, plan: Plan) -> None:
+    """Point ``optimizer`` at the parameters of the cut model and cut its state along.
+
+    State of a parameter's shape (momentum, Adam's moments) is sliced, scalars (step counts) are kept. Everything is
+    checked before anything changes.
+
+    Args:
+        optimizer: the optimiser of ``before``.
+        before: the model that the plan was made for; after :func:`apply_` the same object as ``after``.
+        after: the cut model.
+        plan: what was cut.
+
+    Raises:
+        SurgeryError: the optimiser holds a parameter that ``before`` lacks, or state of another shape (named); or
+            ``after`` is not ``before`` cut by ``plan``.
+    """
+    names = {id(entry.tensor): name for name, entry in stored_tensors(before).items()}
+    cut = stored_tensors(after)
+    for name, shape in plan.shapes_after.items():
+        found = tuple(cut[name].tensor.shape) if name in cut else None
+        if found != shape:
+            raise SurgeryError(f"{name} of the cut model should have shape {shape} by the plan, but is {found}")
+    changes: list[tuple[dict[str, Any], int, Tensor, Tensor, dict[str, Any]]] = []
+    for group in optimizer.param_groups:
+        for place, parameter in enumerate(group["params"]):
+            name = names.get(id(parameter))
+            if name is None:
+                raise SurgeryError(
+                    f"the optimiser holds a parameter of shape {tuple(parameter.shape)} that the model lacks; "
+                    "give the model that the optimiser was made for as `before`"
+                )
+            state = {
+                key: _cut_state(name, key, value, plan) for key, value in optimizer.state.get(parameter, {}).items()
+            }
+            changes.append((group, place, parameter, cut[name].tensor, state))
+    for group, place, parameter, replacement, state in changes:
+        known = parameter in optimizer.state
+        if known:
+            del optimizer.state[parameter]
+            optimizer.state[replacement] = state
+        group["params"][place] = replacement
+
+
+def _cut_state(name: str, key: str, value: Any, plan: Plan) -> Any:
+    if not isinstance(value, Tensor) or value.numel() == 1 and value.dim() == 0:
+        return value
+    if tuple(value.shape) == plan.shapes[name]:
+        with torch.no_grad():
+            return cut_tensor(value.detach(), plan.cuts_of.get(name, ()))
+    if name not in plan.cuts_of:
+        return value  # of another shape, but its parameter is not touched
+    raise SurgeryError(
+        f"the optimiser's state {key!r} of {name} has shape {tuple(value.shape)}, the parameter {plan.shapes[name]}; "
+        "only state of the parameter's own shape can be cut: make a new optimiser for the cut model"
+    )

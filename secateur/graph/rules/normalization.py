@@ -1,0 +1,61 @@
+"""Normalisation layers. Per channel is exact to cut; across channels is only approximate."""
+
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from secateur.graph.flow import Flow
+
+
+def batch_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """``native_batch_norm(input, weight, bias, running_mean, running_var, …)``: one entry per channel, dimension 1."""
+    dims = list(flow.dims(args[0]))
+    for vector in (*args[1:5], *kwargs.values()):
+        if isinstance(vector, Tensor) and vector.dim() == 1:
+            dims[1] = flow.unify(dims[1], flow.dims(vector)[0], "normalised")
+    flow.give(result[0] if isinstance(result, tuple | list) else result, tuple(dims))
+
+
+def layer_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """``native_layer_norm(input, normalized_shape, weight, bias, eps)``: statistics across the last dimensions."""
+    del kwargs
+    dims = list(flow.dims(args[0]))
+    count = len(args[1])
+    first = len(dims) - count
+    for vector in (tensor for tensor in args[2:4] if isinstance(tensor, Tensor)):
+        for offset, atoms in enumerate(flow.dims(vector)):
+            dims[first + offset] = flow.unify(dims[first + offset], atoms, "normalised")
+    for atoms in dims[first:]:
+        flow.approximate(atoms, "normalised across channels")
+    flow.give(result[0] if isinstance(result, tuple | list) else result, tuple(dims))
+
+
+def group_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """``native_group_norm(input, weight, bias, N, C, HxW, group, eps)``: statistics across each group of channels."""
+    del kwargs
+    dims = list(flow.dims(args[0]))
+    for vector in (tensor for tensor in args[1:3] if isinstance(tensor, Tensor)):
+        dims[1] = flow.unify(dims[1], flow.dims(vector)[0], "normalised")
+    flow.approximate(dims[1], f"normalised across channels in {args[6]} groups")
+    flow.give(result[0], tuple(dims))
+
+
+def softmax(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """``_softmax(input, dim, half_to_float)``: along channels it is only approximate to cut."""
+    del kwargs
+    dims = flow.dims(args[0])
+    flow.approximate(dims[args[1]], "normalised across channels by a softmax")
+    flow.give(result, dims)
+
+
+def glu(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """``glu(input, dim)``: the first half gated by the second, index by index."""
+    axis = (args[1] if len(args) > 1 else kwargs.get("dim", -1)) % args[0].dim()
+    dims = flow.dims(args[0])
+    atoms = dims[axis]
+    half = None
+    if atoms is not None:
+        half, gate = atoms[: atoms.size // 2], atoms[atoms.size // 2 :]
+        flow.books.unify(half, gate)
+    flow.give(result, (*dims[:axis], half, *dims[axis + 1 :]))

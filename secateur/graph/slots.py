@@ -1,0 +1,125 @@
+"""Where a model keeps its tensors, and how to put others there for a while."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import TraceError
+
+
+@dataclass(frozen=True)
+class Slot:
+    """One place in a module that holds a parameter or buffer."""
+
+    module: nn.Module
+    attribute: str
+    is_parameter: bool
+
+    def put(self, tensor: Tensor | None) -> None:
+        """Put ``tensor`` here, past the checks of ``nn.Module.__setattr__``."""
+        (self.module._parameters if self.is_parameter else self.module._buffers)[self.attribute] = tensor  # type: ignore[assignment]
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A parameter or buffer of a model under its first name, with all places that hold it."""
+
+    name: str
+    tensor: Tensor
+    is_parameter: bool
+    is_persistent: bool
+    slots: tuple[Slot, ...]
+    aliases: tuple[str, ...]
+
+
+def stored_tensors(model: nn.Module) -> dict[str, StoredTensor]:
+    """Return the parameters and buffers of ``model`` by first name, in the order of its modules.
+
+    Raises:
+        TraceError: a lazy module has not seen its first batch yet.
+    """
+    found: dict[int, tuple[str, Tensor, bool, bool, list[Slot], list[str]]] = {}
+    for path, module in model.named_modules():
+        for is_parameter, registered in ((True, module._parameters), (False, module._buffers)):
+            for attribute, tensor in registered.items():
+                if tensor is None:
+                    continue
+                name = f"{path}.{attribute}" if path else attribute
+                if nn.parameter.is_lazy(tensor):
+                    raise TraceError(f"{name} has no shape yet; run the model once on a batch before tracing it")
+                slot = Slot(module, attribute, is_parameter)
+                if id(tensor) in found:
+                    found[id(tensor)][4].append(slot)
+                    found[id(tensor)][5].append(name)
+                else:
+                    persistent = is_parameter or attribute not in module._non_persistent_buffers_set
+                    found[id(tensor)] = (name, tensor, is_parameter, persistent, [slot], [])
+    return {
+        name: StoredTensor(name, tensor, is_parameter, persistent, tuple(slots), tuple(aliases))
+        for name, tensor, is_parameter, persistent, slots, aliases in found.values()
+    }
+
+
+@contextlib.contextmanager
+def swapped(stored: dict[str, StoredTensor], replace: Callable[[StoredTensor], Tensor | None]) -> Iterator[None]:
+    """Put other tensors in the place of a model's own, and its own back whatever happens.
+
+    Args:
+        stored: what :func:`stored_tensors` found.
+        replace: called once per tensor; None leaves it in place.
+    """
+    changed: list[tuple[Slot, Tensor]] = []
+    try:
+        for entry in stored.values():
+            other = replace(entry)
+            if other is None:
+                continue
+            for slot in entry.slots:
+                changed.append((slot, entry.tensor))
+                slot.put(other)
+        yield
+    finally:
+        for slot, tensor in changed:
+            slot.put(tensor)
+
+
+@contextlib.contextmanager
+def mode_of(model: nn.Module, *, training: bool) -> Iterator[None]:
+    """Set every module's ``training`` flag, and set each back to what it was."""
+    before = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in before:
+            module.training = training
+        yield
+    finally:
+        for module, flag in before:
+            module.training = flag
+
+
+def module_names(model: nn.Module) -> dict[int, str]:
+    """Return the first path of every module by its identity."""
+    return {id(module): path for path, module in model.named_modules()}
+
+
+def alike(tensor: Tensor, data: Tensor) -> Tensor:
+    """Return ``data`` as a parameter of the same kind if ``tensor`` is one, else as it is."""
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(data, requires_grad=tensor.requires_grad and data.is_floating_point())
+    return data
+
+
+def refuse_wrappers(model: nn.Module) -> None:
+    """Refuse wrappers whose inner model has to be given instead.
+
+    Raises:
+        TraceError: ``model`` is a data-parallel wrapper, or compiled or scripted code.
+    """
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        raise TraceError(f"{type(model).__name__} wraps the model; pass its .module, and wrap the cut model again")
+    if hasattr(model, "_orig_mod"):
+        raise TraceError("torch.compile wraps the model; pass its ._orig_mod, and compile the cut model again")
+    if isinstance(model, torch.jit.ScriptModule):
+        raise TraceError("a ScriptModule has fixed shapes; pass the nn.Module that it was made from")

@@ -1,0 +1,244 @@
+"""``apply`` and ``apply_``: cut a model as a plan says, for good."""
+
+import copy
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import PlanError, SurgeryError, VerificationError
+from secateur.graph.inputs import ExampleInputs
+from secateur.graph.plan import DimensionCut, Plan, fingerprint_of
+from secateur.graph.slots import StoredTensor, refuse_wrappers, stored_tensors
+
+_HOOK_TABLES = (
+    "_forward_hooks",
+    "_forward_pre_hooks",
+    "_backward_hooks",
+    "_backward_pre_hooks",
+    "_state_dict_hooks",
+    "_state_dict_pre_hooks",
+    "_load_state_dict_pre_hooks",
+    "_load_state_dict_post_hooks",
+)
+
+
+def apply(model: nn.Module, plan: Plan, *, verify_with: ExampleInputs | None) -> nn.Module:
+    """Return a smaller copy of ``model``, an ordinary module of the same classes; ``model`` stays as it was.
+
+    Classes, dtype, device, memory format, ``requires_grad``, train and eval flags and hooks are kept; the integer
+    attributes that count channels are changed with their tensors.
+
+    Args:
+        model: the model that the plan was made for.
+        plan: what to remove.
+        verify_with: example inputs for the proof that the cut model computes what the masked original computes;
+            None skips the proof.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        SurgeryError: the model cannot be copied, or a hook holds a shape that changes.
+        VerificationError: the proof failed; nothing is returned.
+    """
+    stored = _checked(model, plan)
+    cut = {name: cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())) for name, entry in stored.items()}
+    memo: dict[int, Any] = {
+        id(entry.tensor): _as_stored(entry.tensor, cut[name], entry.tensor.requires_grad) for name, entry in stored.items()
+    }
+    own = {id(module) for module in model.modules()}
+    for _, _, hook in _hooks(model):
+        # By reference, except methods of the model's own modules, which belong to the copy.
+        if id(getattr(hook, "__self__", None)) not in own:
+            memo[id(hook)] = hook
+    try:
+        small = copy.deepcopy(model, memo)
+    except Exception as error:
+        raise SurgeryError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); use apply_ to cut it in place"
+        ) from error
+    for path, changes in integer_attributes(model, plan, stored).items():
+        for attribute, value in changes.items():
+            setattr(small.get_submodule(path), attribute, value)
+    if verify_with is not None:
+        # Imported late: the proof itself masks, cuts and compares with the functions of this package.
+        from secateur.graph.verify import verify
+
+        proof = verify(model, small, plan, verify_with)
+        if not proof.passed:
+            raise VerificationError(proof.sentence())
+    return small
+
+
+def apply_(model: nn.Module, plan: Plan) -> nn.Module:
+    """Cut ``model`` in place, keeping the identity of modules and parameters (for DDP, EMA, Lightning).
+
+    Gradients are cut along. Nothing is proved here: verify the plan on a copy with :func:`apply` first. Optimisers
+    are cut with :func:`apply_to_optimizer`, given ``model`` as ``before`` and as ``after``.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        SurgeryError: a hook holds a shape that changes. Nothing is changed then.
+    """
+    stored = _checked(model, plan)
+    attributes = integer_attributes(model, plan, stored)
+    smaller = {name: cut_tensor(stored[name].tensor.detach(), cuts) for name, cuts in plan.cuts_of.items()}
+    gradients = {
+        name: cut_tensor(gradient, plan.cuts_of[name])
+        for name in smaller
+        if (gradient := stored[name].tensor.grad) is not None
+    }
+    for name, data in smaller.items():
+        tensor = stored[name].tensor
+        tensor.grad = None
+        tensor.data = data
+        tensor.grad = gradients.get(name)
+    for path, changes in attributes.items():
+        for attribute, value in changes.items():
+            setattr(model.get_submodule(path), attribute, value)
+    return model
+
+
+def cut_tensor(tensor: Tensor, cuts: tuple[DimensionCut, ...]) -> Tensor:
+    """Return a new tensor without the removed indices, in the memory format of ``tensor``."""
+    if not cuts:
+        return tensor.clone(memory_format=torch.preserve_format)
+    result = tensor
+    # The dimension that loses most goes first, so that the next ones have less to copy.
+    for cut in sorted(cuts, key=lambda cut: cut.removed.size / cut.size, reverse=True):
+        result = result.index_select(cut.dim, torch.from_numpy(cut.kept).to(tensor.device))
+    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
+        result = result.contiguous(memory_format=torch.channels_last)
+    return result
+
+
+def check_fits(stored: Mapping[str, StoredTensor], model_class: str, plan: Plan) -> None:
+    """Refuse a plan whose original shapes are not those of the model.
+
+    Raises:
+        PlanError: a tensor is missing or has another shape.
+    """
+    shapes = {name: tuple(entry.tensor.shape) for name, entry in stored.items()}
+    if fingerprint_of(model_class, shapes) == plan.fingerprint:
+        return
+    for name, shape in plan.shapes.items():
+        if name not in shapes:
+            raise PlanError(f"the plan was made for {plan.model_class} with a tensor {name}, which this model lacks")
+        if shapes[name] != shape:
+            raise PlanError(f"the plan was made for {name} of shape {shape}, but this model's is {shapes[name]}")
+    raise PlanError(
+        f"the plan was made for {plan.model_class} with {len(plan.shapes)} tensors, but this is {model_class} "
+        f"with {len(shapes)}; make a plan from this model's own graph"
+    )
+
+
+def integer_attributes(
+    model: nn.Module, plan: Plan, stored: Mapping[str, StoredTensor]
+) -> dict[str, dict[str, int | tuple[int, ...]]]:
+    """Return, per module path, the integer attributes that change with the plan and their new values."""
+    names = {(id(slot.module), slot.attribute): entry.name for entry in stored.values() for slot in entry.slots}
+    touched = {id(slot.module) for name in plan.cuts_of for slot in stored[name].slots}
+    changes: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    for path, module in model.named_modules(remove_duplicate=True):
+        if id(module) not in touched:
+            continue
+
+        def shapes(attribute: str, module: nn.Module = module) -> tuple[tuple[int, ...], tuple[int, ...], str] | None:
+            name = names.get((id(module), attribute))
+            return None if name is None else (plan.shapes[name], plan.shapes_after[name], name)
+
+        found = _sizes(module, shapes, plan)
+        if found:
+            changes[path] = found
+    for path, attribute, value in plan.attributes:
+        changes.setdefault(path, {})[attribute] = value
+    return changes
+
+
+def _sizes(
+    module: nn.Module,
+    shapes: Callable[[str], tuple[tuple[int, ...], tuple[int, ...], str] | None],
+    plan: Plan,
+) -> dict[str, int | tuple[int, ...]]:
+    main = shapes("weight") or shapes("running_mean")
+    if main is None:
+        return {}
+    before, after, name = main
+    if isinstance(module, nn.modules.conv._ConvNd):
+        groups = module.groups * after[0] // before[0] if name in plan.regrouped else module.groups
+        wide = after[1] * groups
+        incoming, outgoing = (after[0], wide) if module.transposed else (wide, after[0])
+        return {"in_channels": incoming, "out_channels": outgoing, "groups": groups}
+    if isinstance(module, nn.Linear):
+        return {"out_features": after[0], "in_features": after[1]}
+    if isinstance(module, nn.modules.batchnorm._NormBase):
+        return {"num_features": after[0]}
+    if isinstance(module, nn.LayerNorm | nn.RMSNorm):
+        return {"normalized_shape": after}
+    if isinstance(module, nn.GroupNorm):
+        return {"num_channels": after[0]}
+    if isinstance(module, nn.PReLU):
+        return {"num_parameters": after[0]}
+    if isinstance(module, nn.Embedding):
+        return {"num_embeddings": after[0], "embedding_dim": after[1]}
+    return {}
+
+
+def _as_stored(original: Tensor, data: Tensor, requires_grad: bool) -> Tensor:
+    if isinstance(original, nn.Parameter):
+        return nn.Parameter(data, requires_grad=requires_grad)
+    return data.requires_grad_(requires_grad) if requires_grad else data
+
+
+def _checked(model: nn.Module, plan: Plan) -> dict[str, StoredTensor]:
+    refuse_wrappers(model)
+    stored = stored_tensors(model)
+    check_fits(stored, type(model).__qualname__, plan)
+    _refuse_hooks_with_shapes(model, plan, stored)
+    return stored
+
+
+def _hooks(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
+    for path, module in model.named_modules():
+        for table in _HOOK_TABLES:
+            for hook in getattr(module, table, {}).values():
+                yield path, module, hook
+
+
+def _refuse_hooks_with_shapes(model: nn.Module, plan: Plan, stored: Mapping[str, StoredTensor]) -> None:
+    """A hook that closes over a shape or a tensor of the old size would be wrong after the cut."""
+    lost: dict[int, set[int]] = {}
+    for name, cuts in plan.cuts_of.items():
+        for slot in stored[name].slots:
+            lost.setdefault(id(slot.module), set()).update(cut.size for cut in cuts)
+    for path, module, hook in _hooks(model):
+        sizes = lost.get(id(module), set())
+        for value in _captured(hook):
+            shape = value.shape if isinstance(value, Tensor) else value
+            if isinstance(shape, torch.Size) and sizes & set(shape):
+                raise SurgeryError(
+                    f"the hook {getattr(hook, '__qualname__', type(hook).__name__)} on module {path!r} holds a "
+                    f"{'tensor' if isinstance(value, Tensor) else 'shape'} of size {tuple(shape)}, which the cut "
+                    "changes; remove the hook and register it again on the cut model"
+                )
+
+
+def _captured(hook: Any) -> Iterator[Any]:
+    """Yield what a hook holds: closure, defaults, arguments bound by partial, attributes of a callable object."""
+    if isinstance(hook, functools.partial):
+        yield from hook.args
+        yield from hook.keywords.values()
+        yield from _captured(hook.func)
+        return
+    function = getattr(hook, "__func__", hook)
+    for cell in getattr(function, "__closure__", None) or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # an empty cell
+            continue
+    yield from getattr(function, "__defaults__", None) or ()
+    yield from (getattr(function, "__kwdefaults__", None) or {}).values()
+    owner = getattr(hook, "__self__", hook)
+    if not isinstance(owner, nn.Module) and hasattr(owner, "__dict__"):
+        yield from vars(owner).values()

@@ -1,0 +1,236 @@
+"""``trace``: run a model once and find which of its channels hang together."""
+
+import contextlib
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from secateur.errors import TraceError
+from secateur.graph import inputs
+from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.flow import Call, Flow
+from secateur.graph.groups import Record, build
+from secateur.graph.inputs import ExampleInputs
+from secateur.graph.labels import IntArray, Labels, attach, labels_of
+from secateur.graph.slots import (
+    StoredTensor,
+    alike,
+    mode_of,
+    module_names,
+    refuse_wrappers,
+    stored_tensors,
+    swapped,
+)
+
+
+def trace(model: nn.Module, example_inputs: ExampleInputs) -> ChannelGraph:
+    """Find the groups of channels of ``model`` by running it once on ``example_inputs``.
+
+    The run is on meta tensors, which have shapes and no values; where the model's code needs values it is repeated on
+    the real ones. Parameters, buffers, flags, hooks, gradients and random state are left as they were. If evaluation
+    mode does not reach all parameters (auxiliary heads), a second run in training mode, on at least two samples, adds
+    what it reaches.
+
+    Args:
+        model: any module whose forward runs on ``example_inputs``.
+        example_inputs: one tensor, a tuple of positional arguments, or a mapping of keyword arguments; the first
+            dimension of the first tensor is the batch.
+
+    Returns:
+        The graph: groups of units, costs, what is locked and why. It holds no tensors and no modules.
+
+    Raises:
+        TraceError: the model does not run on these inputs, returns no tensor, or is wrapped.
+    """
+    refuse_wrappers(model)
+    call = inputs.as_call(example_inputs)
+    stored = stored_tensors(model)
+    _refuse_mixed_devices(stored)
+    record = Record(stored=stored, model_class=type(model).__qualname__, batch_size=inputs.batch_size_of(call))
+    try:
+        _run(model, call, record, device="meta", training=False)
+        device = "meta"
+    except Exception:  # whatever a model's own code raises without values
+        record = Record(stored=stored, model_class=record.model_class, batch_size=record.batch_size)
+        device = None
+        try:
+            _run(model, call, record, device=None, training=False)
+        except Exception as error:
+            raise _does_not_run(model, call, error) from error
+    if record.unreached():
+        # What training mode cannot run either stays on the list of unreached parameters.
+        attempt = record.copy()
+        with contextlib.suppress(Exception):
+            _run(model, _at_least_two(call, record.batch_size), attempt, device=device, training=True)
+            record = attempt
+    return build(record)
+
+
+def _run(model: nn.Module, call: Call, record: Record, *, device: str | None, training: bool) -> None:
+    def traced(entry: StoredTensor) -> Tensor:
+        data = entry.tensor.detach()
+        if device is not None:
+            data = torch.empty_like(data, device=device)
+        elif not entry.is_parameter:
+            data = data.clone()
+        tensor = alike(entry.tensor, data)
+        attach(tensor, Labels(record.atoms_of[entry.name], from_weights=True, parameter=entry.name))
+        return tensor
+
+    tracer = Tracer(record, module_names(model), meta=device is not None, costs=not training)
+    given = inputs.map_tensors(tracer.input, call)
+    with (
+        mode_of(model, training=training),
+        torch.random.fork_rng(devices=[]),
+        swapped(record.stored, traced),
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+        tracer,
+    ):
+        result = model(*given[0], **given[1])
+    outputs = inputs.tensors_of(result)
+    if not outputs:
+        raise TraceError(f"{type(model).__name__} returns no tensor, but {type(result).__name__}")
+    for tensor in outputs:
+        tracer.output(tensor)
+    record.train_mode = record.train_mode or training
+
+
+class Tracer(Flow):
+    """Collects unions, locks and costs while a model runs."""
+
+    def __init__(self, record: Record, names: dict[int, str], *, meta: bool, costs: bool) -> None:
+        super().__init__(record.atoms, names)
+        self._record = record
+        self._meta = meta
+        self._costs = costs
+        self.unknown = record.unknown_ops
+
+    def input(self, tensor: Tensor) -> Tensor:
+        """Return the tensor that stands for a model input."""
+        given = torch.empty_like(tensor, device="meta") if self._meta else tensor.detach().clone()
+        labels = Labels((None,) * tensor.dim(), from_weights=False)
+        attach(given, labels)
+        labels.storage = self._new_storage(given)
+        return given
+
+    def output(self, tensor: Tensor) -> None:
+        """Lock a model output, and keep it alive to the end."""
+        labels = labels_of(tensor)
+        if labels is None:
+            return
+        for atoms in labels.dims:
+            if atoms is not None:
+                self.books.lock(atoms, "output of the model")
+        if self._costs and labels.storage >= 0:
+            self._record.storages[labels.storage].dies = self._record.operators
+
+    def run(self, func: Any, name: str, call: Call) -> Any:
+        """Run the operator; batch norm on meta tensors by its shape alone, which is ten times cheaper."""
+        if self._meta and name == "native_batch_norm":
+            data = call[0][0]
+            return torch.empty_like(data), data.new_empty(0), data.new_empty(0)
+        return func(*call[0], **call[1])
+
+    def after(self, func: Any, inputs: list[Tensor], result: Any) -> None:
+        """Note which parameters are reached, and how long activations live."""
+        record = self._record
+        record.operators += 1
+        now = record.operators
+        first = -1
+        for tensor in inputs:
+            labels = labels_of(tensor)
+            if labels is None:
+                continue
+            if labels.parameter is not None:
+                record.reached.add(labels.parameter)
+            if labels.storage >= 0:
+                first = labels.storage if first < 0 else first
+                if self._costs:
+                    record.storages[labels.storage].dies = now
+        if not self._costs:
+            return
+        alias = any(value.alias_info is not None for value in getattr(func, "_schema", _NO_SCHEMA).returns)
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            labels = labels_of(tensor) if isinstance(tensor, Tensor) else None
+            if labels is not None and not labels.from_weights and labels.storage < 0:
+                labels.storage = first if alias else self._new_storage(tensor)
+
+    def _new_storage(self, tensor: Tensor) -> int:
+        if not self._costs:
+            return -1
+        labels = labels_of(tensor)
+        dims = labels.dims if labels is not None else (None,) * tensor.dim()
+        constant = tensor.element_size() * math.prod(
+            size for size, atoms in zip(tensor.shape, dims, strict=True) if atoms is None
+        )
+        return self._record.new_storage(constant, [atoms for atoms in dims if atoms is not None])
+
+    def spend(self, function: str, factors: list[tuple[int, IntArray | None]]) -> None:
+        """See :class:`Flow`."""
+        if self._costs:
+            constant = math.prod(size for size, atoms in factors if atoms is None)
+            forms = [atoms for _, atoms in factors if atoms is not None]
+            self._record.compute.append((self.module_path, function, constant, forms))
+
+    def role(self, tensor: Tensor, axis: int, role: str) -> None:
+        """See :class:`Flow`."""
+        labels = labels_of(tensor)
+        if labels is not None and labels.from_weights and labels.dims[axis] is not None:
+            atoms = labels.dims[axis]
+            assert atoms is not None
+            self._record.roles.setdefault(int(atoms[0]), role)
+
+    def regroup(self, weight: Tensor, groups: int) -> bool:
+        """See :class:`Flow`."""
+        labels = labels_of(weight)
+        if labels is None or labels.parameter is None:
+            return False
+        for slot in self._record.stored[labels.parameter].slots:
+            if getattr(slot.module, "groups", None) != groups or not hasattr(slot.module, "in_channels"):
+                return False
+        self._record.regrouped.add(labels.parameter)
+        return True
+
+    def called(self, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
+        """A normalisation layer without tensors of its own still holds the number of its channels."""
+        if isinstance(module, nn.modules.batchnorm._NormBase) and module.weight is None and module.running_mean is None:
+            atoms = self.dims(args[0])[1] if args and isinstance(args[0], Tensor) and args[0].dim() > 1 else None
+            if atoms is not None:
+                self._record.attributes[(path, "num_features")] = atoms
+
+
+class _NoSchema:
+    returns: tuple[()] = ()
+
+
+_NO_SCHEMA = _NoSchema()
+
+
+def _at_least_two(call: Call, batch: int) -> Call:
+    """Double the batch: batch norm in training mode refuses a single value per channel."""
+
+    def doubled(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == batch else tensor
+
+    result: Call = inputs.map_tensors(doubled, call)
+    return result
+
+
+def _refuse_mixed_devices(stored: dict[str, StoredTensor]) -> None:
+    offloaded = [name for name, entry in stored.items() if entry.tensor.is_sparse or entry.tensor.is_quantized]
+    if offloaded:
+        raise TraceError(f"{offloaded[0]} is a sparse or quantized tensor; prune the dense float model instead")
+
+
+def _does_not_run(model: nn.Module, call: Call, error: Exception) -> TraceError:
+    if isinstance(error, TraceError):
+        return error
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors_of(call))
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return TraceError(
+        f"{type(model).__name__} does not run on example inputs of shape {shapes}: {reason}; "
+        "pass inputs of the shape that its forward takes"
+    )

@@ -1,0 +1,31 @@
+"""What a run measured: one type for all of it, written as ``record.json`` and ``log.jsonl``."""
+
+from secateur.record.environment import Environment as Environment
+from secateur.record.environment import environment as environment
+from secateur.record.log import RunLog as RunLog
+from secateur.record.log import read_log as read_log
+from secateur.record.measurements import EpochMeasurement as EpochMeasurement
+from secateur.record.measurements import Evaluation as Evaluation
+from secateur.record.measurements import Latency as Latency
+from secateur.record.measurements import Measurement as Measurement
+from secateur.record.measurements import Proof as Proof
+from secateur.record.measurements import TrainResult as TrainResult
+from secateur.record.run import RunRecord as RunRecord
+from secateur.record.run import read_record as read_record
+from secateur.record.run import write_record as write_record
+
+__all__ = [
+    "Environment",
+    "EpochMeasurement",
+    "Evaluation",
+    "Latency",
+    "Measurement",
+    "Proof",
+    "RunLog",
+    "RunRecord",
+    "TrainResult",
+    "environment",
+    "read_log",
+    "read_record",
+    "write_record",
+]

@@ -1,0 +1,79 @@
+"""``record.json``: everything that a run measured, from which reports and tables are made."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+
+from secateur.errors import ArtifactError
+from secateur.files import write_text
+from secateur.record.environment import Environment
+from secateur.record.measurements import STRICT, Measurement, Proof, TrainResult
+
+FORMAT = 1  # of record.json; another number is refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """All that one run did and measured."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    run_id: str
+    command: tuple[str, ...]  # the words of the command line; the same words continue the run
+    environment: Environment
+    settings: dict[str, JsonValue] = field(default_factory=dict)
+    seeds: dict[str, int] = field(default_factory=dict)
+    phases: tuple[TrainResult, ...] = ()
+    measurements: dict[str, Measurement] = field(
+        default_factory=dict
+    )  # such as "dense", "cut", "tuned", "onnx"
+    proof: Proof | None = None
+    locked: dict[str, str] = field(default_factory=dict)  # group → why it could not be cut
+    files: dict[str, str] = field(default_factory=dict)  # what → path inside the run directory
+    notes: tuple[str, ...] = ()  # departures from the paper, and anything else that a reader must know
+    format: int = FORMAT
+
+    @property
+    def resumed(self) -> bool:
+        """Whether any phase was continued after an interruption."""
+        return any(phase.resumed for phase in self.phases)
+
+    @property
+    def bit_for_bit(self) -> bool:
+        """Whether the result is guaranteed to equal that of an unbroken run."""
+        return all(phase.bit_for_bit for phase in self.phases)
+
+
+_ADAPTER = TypeAdapter(RunRecord)
+
+
+def write_record(path: Path | str, record: RunRecord) -> None:
+    """Write ``record`` as indented JSON, whole or not at all.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    write_text(path, _ADAPTER.dump_json(record, indent=2).decode() + "\n")
+
+
+def read_record(path: Path | str) -> RunRecord:
+    """Return the record in a file that :func:`write_record` wrote.
+
+    Raises:
+        ArtifactError: the file is missing, is not a record, or has keys or a format that are not known.
+    """
+    try:
+        record = _ADAPTER.validate_json(Path(path).read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise ArtifactError(f"{path} is not a run record: {where}: {first['msg']}") from error
+    if record.format != FORMAT:
+        raise ArtifactError(
+            f"{path} has record format {record.format}, but this version reads format {FORMAT}"
+        )
+    return record

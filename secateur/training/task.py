@@ -1,0 +1,140 @@
+"""What a compression method needs of a user's training, and what training needs of data: protocols only."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+
+from secateur.record import Evaluation, TrainResult
+from secateur.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from secateur.training.store import Phase
+
+Split: TypeAlias = Literal["train", "validation", "test"]
+Batch: TypeAlias = tuple[Tensor, Tensor]  # inputs (N, C, H, W) and class indices (N,)
+Subset: TypeAlias = int | float | Sequence[int] | Tensor  # a number of samples, a share in (0, 1], or indices
+Step: TypeAlias = Callable[[nn.Module, Batch, torch.optim.Optimizer], Tensor]
+
+
+class DataSource(Protocol):
+    """Labelled images in three splits."""
+
+    @property
+    def name(self) -> str:
+        """What the data set is called."""
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes there are."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The name of each class, in the order of the labels."""
+
+    @property
+    def sample_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of one sample."""
+
+    def size(self, split: Split) -> int:
+        """Return the number of samples in ``split``."""
+
+    def batches(
+        self,
+        split: Split,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        augment: bool = False,
+        device: torch.device | str = "cpu",
+        start: int = 0,
+        limit: int | None = None,
+        indices: Tensor | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> Iterator[Batch]:
+        """Yield the split once in batches.
+
+        Args:
+            split: which samples.
+            batch_size: samples per batch over all processes together; the last batch may have fewer.
+            seed: ``None`` gives the stored order; a seed gives an order, and with ``augment`` augmentations,
+                that depend on (seed, batch number) alone.
+            augment: whether samples are augmented.
+            device: where the tensors are wanted.
+            start: batches to skip; the others are the same as without.
+            limit: the most batches to yield.
+            indices: only these samples of the split.
+            rank: number of this process; it gets its part of each batch, the parts of a batch differing by at
+                most one sample.
+            world_size: number of processes.
+        """
+
+
+class Hook:
+    """What may happen beside the ordinary training step; a hook is any object with some of these methods.
+
+    There is no need to inherit: this class documents the names. Each may be left out.
+
+    * ``loss(model, batch, loss) -> loss`` changes the loss before the backward pass, for example by a
+      penalty.
+    * ``after_backward(model)`` sees and may change the gradients, already unscaled and averaged over
+      processes.
+    * ``after_step(model)`` runs after the optimiser, for example to apply masks again.
+    * ``after_epoch(model, epoch)`` runs at the end of each epoch, before it is evaluated.
+    * ``state_dict() -> dict[str, Tensor]`` and ``load_state_dict(state)``, given together: what the hook has
+      accumulated, saved with each checkpoint. A hook without them must not remember anything from step to
+      step, or a continued run differs from an unbroken one. Under several processes the state saved is that
+      of the first, so a hook adds up values that it has reduced over the processes.
+    """
+
+
+@runtime_checkable
+class Task(Protocol):
+    """A user's training, as far as a compression method needs it."""
+
+    @property
+    def example_inputs(self) -> Tensor:
+        """A small batch of inputs on the task's device, (2, C, H, W), to trace a model with."""
+
+    def train(
+        self,
+        model: nn.Module,
+        *,
+        epochs: int,
+        settings: TrainSettings | None = None,
+        subset: Subset | None = None,
+        frozen: Iterable[str] = (),
+        step: Step | None = None,
+        hooks: Sequence[object] = (),
+    ) -> TrainResult:
+        """Train ``model`` in place for some passes over the training split.
+
+        Args:
+            model: what to train; its train/eval flags and ``requires_grad`` are afterwards as they were.
+            epochs: passes over the data; 0 does nothing.
+            settings: how to train in this phase; ``None`` takes the task's own settings.
+            subset: train on some samples only: a number of them, a share in (0, 1], or their indices.
+            frozen: names of parameters, or of modules, that stay bitwise as they are.
+            step: replaces the whole step (gradients to ``None``, forward, backward, optimiser); returns the
+                loss.
+            hooks: objects as described in :class:`Hook`, called in this order.
+        """
+
+    def evaluate(self, model: nn.Module, split: Split = "validation") -> Evaluation:
+        """Return the averages per sample over ``split``; only a final report asks for ``"test"``."""
+
+    def batches(self, n: int, split: Split = "train") -> Iterator[Batch]:
+        """Yield up to ``n`` batches of ``split``, the same ones on every call, shuffled but not augmented."""
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the scalar loss of one batch, which can be differentiated."""
+
+
+@runtime_checkable
+class PhasedTask(Task, Protocol):
+    """A task whose training can be continued in the middle of a phase."""
+
+    def in_phase(self, phase: "Phase") -> Task:
+        """Return a task that trains as ``phase``: continues it if it was begun, skips it if it is done."""
