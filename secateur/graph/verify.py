@@ -1,0 +1,373 @@
+"""``verify``: the proof that a cut model computes what the masked original computes."""
+
+import contextlib
+import copy
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.errors import SecateurError, TraceError
+from secateur.graph import inputs
+from secateur.graph.flow import Call
+from secateur.graph.inputs import ExampleInputs
+from secateur.graph.masking import masked_call
+from secateur.graph.plan import Plan
+from secateur.graph.redraw import redraw
+from secateur.graph.slots import mode_of, refuse_wrappers, stored_tensors
+from secateur.graph.surgery import cut_tensor
+from secateur.randomness import generator_for
+
+EXACT = 1e-6
+"""Largest max|masked − cut| / max|original − masked| that counts as exact, in float64."""
+
+VISIBLE = 1e-9
+"""Smallest max|original − masked| / max|original| from which anything can be told."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputProof:
+    """One output tensor under one set of weights.
+
+    Attributes:
+        weights: ``model`` (its own) or ``redrawn``.
+        mode: ``eval`` or ``train``.
+        output: number of the tensor among the model's outputs.
+        error: max|masked − cut|.
+        effect: max|original − masked|: what the cut changes at all.
+        scale: max|original|.
+        verdict: ``exact``, ``cannot tell`` (the cut has no visible effect here) or ``different``.
+    """
+
+    weights: str
+    mode: str
+    output: int
+    error: float
+    effect: float
+    scale: float
+    verdict: str
+
+    @property
+    def ratio(self) -> float:
+        """Return error / effect."""
+        if self.effect > 0:
+            return self.error / self.effect
+        return 0.0 if self.error == 0 else float("inf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What :func:`verify` found.
+
+    Attributes:
+        outputs: one entry per output tensor, set of weights and mode.
+        float32_error: max|masked − cut| / max|masked| in the model's own precision, None if it was not run.
+        problem: why the comparison could not be made, None if it could.
+        precision: dtype that the proof was worked in.
+    """
+
+    outputs: tuple[OutputProof, ...]
+    float32_error: float | None = None
+    problem: str | None = None
+    precision: str = "float64"
+
+    @property
+    def passed(self) -> bool:
+        """Whether no output differs and at least one output, with redrawn weights, is shown to be exact."""
+        if self.problem is not None or any(output.verdict == "different" for output in self.outputs):
+            return False
+        return any(output.verdict == "exact" and output.weights == "redrawn" for output in self.outputs)
+
+    @property
+    def verdict(self) -> str:
+        """``exact``, ``different`` or ``cannot tell``."""
+        if self.passed:
+            return "exact"
+        if self.problem is not None or any(output.verdict == "different" for output in self.outputs):
+            return "different"
+        return "cannot tell"
+
+    @property
+    def error(self) -> float:
+        """The largest max|masked − cut| / max|original − masked| over the outputs that can tell."""
+        return max((o.ratio for o in self.outputs if o.verdict != "cannot tell"), default=float("nan"))
+
+    def sentence(self) -> str:
+        """Return the verdict in one sentence."""
+        if self.problem is not None:
+            return f"the cut is refused: {self.problem}"
+        if self.passed:
+            return f"the cut is exact: max|masked − cut| / max|original − masked| = {self.error:.1e} (limit {EXACT:g})"
+        wrong = [output for output in self.outputs if output.verdict == "different"]
+        if wrong:
+            worst = max(wrong, key=lambda output: output.ratio)
+            return (
+                f"the cut is refused: with {worst.weights} weights in {worst.mode} mode output {worst.output} of the cut "
+                f"model differs from the masked original by {worst.error:.3e}, where the cut itself changes it by "
+                f"{worst.effect:.3e}; lock the groups that reach code which the cut model runs differently"
+            )
+        return (
+            "the proof cannot tell: the cut changes no output by more than "
+            f"{VISIBLE:g} of its size; give example inputs on which the model's outputs depend on all channels"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain lists and dictionaries."""
+        return {
+            "verdict": self.verdict,
+            "passed": self.passed,
+            "error": None if self.error != self.error else self.error,
+            "float32_error": self.float32_error,
+            "problem": self.problem,
+            "precision": self.precision,
+            "outputs": [asdict(output) for output in self.outputs],
+        }
+
+
+def verify(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    example_inputs: ExampleInputs,
+    *,
+    own_weights: bool = True,
+    seed: int = 0,
+) -> Proof:
+    """Compare ``small`` with ``model`` masked by ``plan``, in float64, on copies.
+
+    Two sets of weights are tried: the models' own, and redrawn ones (the same draw, sliced) on random inputs, so that
+    a channel which the own weights silence cannot hide an error. If the plan touches parameters that only training
+    mode reaches, training mode is compared too, with dropout switched off.
+
+    Args:
+        model: the original.
+        small: the cut model, with the weights it had right after the cut (or see ``own_weights``).
+        plan: what was cut.
+        example_inputs: what ``model`` takes; at least two samples are best for a model with batch norm on 1 × 1 maps.
+        own_weights: False for a cut model that was trained since: then only its structure is proved.
+        seed: of the redrawn weights and inputs.
+
+    Returns:
+        The proof; ask ``passed``, ``verdict`` and ``sentence()``. It is a report: nothing is raised for a bad cut.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        TraceError: the original does not run on ``example_inputs``.
+    """
+    refuse_wrappers(model)
+    call = inputs.as_call(example_inputs)
+    if plan.is_empty:
+        return Proof(outputs=(), problem="the plan cuts nothing, so there is nothing to prove")
+    problem = _shape_problem(small, plan)
+    if problem is not None:
+        return Proof(outputs=(), problem=problem)
+    try:
+        return _prove(model, small, plan, call, own_weights=own_weights, seed=seed, dtype=torch.float64)
+    except _OriginalFailedError as failed:
+        # A forward that fixes its own dtype cannot run in float64; then the model's precision has to do.
+        with contextlib.suppress(_OriginalFailedError):
+            return _prove(model, small, plan, call, own_weights=own_weights, seed=seed, dtype=None)
+        raise TraceError(f"{type(model).__name__} does not run on the example inputs: {failed.reason}") from failed
+
+
+class _OriginalFailedError(Exception):
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+def _prove(
+    model: nn.Module,
+    small: nn.Module,
+    plan: Plan,
+    call: Call,
+    *,
+    own_weights: bool,
+    seed: int,
+    dtype: torch.dtype | None,
+) -> Proof:
+    wide, narrow = _copied(model, dtype), _copied(small, dtype)
+    given = inputs.map_tensors(lambda tensor: _as(tensor.detach().clone(), dtype), call)
+    outputs: list[OutputProof] = []
+    limit = EXACT if dtype is not None else 1e-3
+    modes = ("eval", "train") if plan.train_mode else ("eval",)
+    try:
+        if own_weights:
+            for mode in modes:
+                outputs += _compare(wide, narrow, plan, given, weights="model", mode=mode, limit=limit)
+        redraw(wide, seed)
+        _copy_sliced(wide, narrow, plan)
+        noise = inputs.map_tensors(lambda tensor: _noise(tensor, seed), given)
+        for mode in modes:
+            outputs += _compare(wide, narrow, plan, noise, weights="redrawn", mode=mode, limit=limit)
+    except SecateurError as error:
+        return Proof(outputs=tuple(outputs), problem=str(error))
+    except _CutFailedError as failed:
+        return Proof(outputs=tuple(outputs), problem=failed.sentence)
+    own = _own_precision_error(model, small, plan, call) if own_weights else None
+    precision = "float64" if dtype is not None else str(next(iter(model.parameters())).dtype).removeprefix("torch.")
+    return Proof(outputs=tuple(outputs), float32_error=own, precision=precision)
+
+
+class _CutFailedError(Exception):
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
+
+
+def _compare(
+    wide: nn.Module, narrow: nn.Module, plan: Plan, call: Call, *, weights: str, mode: str, limit: float
+) -> list[OutputProof]:
+    training = mode == "train"
+    given = _at_least_two(call) if training else call
+    with mode_of(wide, training=training), mode_of(narrow, training=training), _without_chance(training):
+        try:
+            original = inputs.tensors_of(inputs.run(wide, _fresh(given)))
+        except Exception as error:
+            raise _OriginalFailedError(_first_line(error)) from error
+        if not original:
+            raise _OriginalFailedError("it returns no tensor")
+        masked = inputs.tensors_of(masked_call(wide, plan, _fresh(given)))
+        try:
+            cut = inputs.tensors_of(inputs.run(narrow, _fresh(given)))
+        except Exception as error:
+            raise _CutFailedError(
+                f"the cut model does not run: {_first_line(error)}; a shape is written in the model's code: "
+                "lock the groups of that module"
+            ) from error
+    if [tensor.shape for tensor in masked] != [tensor.shape for tensor in cut]:
+        shapes = [tuple(tensor.shape) for tensor in masked], [tuple(tensor.shape) for tensor in cut]
+        raise _CutFailedError(f"the cut model's outputs have shapes {shapes[1]} instead of {shapes[0]}")
+    proofs = []
+    for number, (before, zeroed, after) in enumerate(zip(original, masked, cut, strict=True)):
+        if before.numel() == 0 or not (before.is_floating_point() or before.is_complex()):
+            continue
+        error, effect, scale = _distance(zeroed, after), _distance(before, zeroed), _size(before)
+        verdict = _verdict(error, effect, scale, limit)
+        proofs.append(
+            OutputProof(
+                weights=weights, mode=mode, output=number, error=error, effect=effect, scale=scale, verdict=verdict
+            )
+        )
+    return proofs
+
+
+def _verdict(error: float, effect: float, scale: float, limit: float) -> str:
+    if not (error == error and effect == effect):  # NaN
+        return "different"
+    if effect > VISIBLE * scale and effect > 0:
+        return "exact" if error <= limit * effect else "different"
+    # Nothing visible is cut here; then nothing visible may differ either.
+    return "cannot tell" if error <= VISIBLE * max(scale, effect) else "different"
+
+
+def _distance(first: Tensor, second: Tensor) -> float:
+    # Infinities that agree are no difference; any that do not make the result infinite or NaN.
+    difference = torch.where(first == second, torch.zeros_like(first), first - second)
+    return float(difference.abs().max())
+
+
+def _size(tensor: Tensor) -> float:
+    finite = tensor[torch.isfinite(tensor)]
+    return float(finite.abs().max()) if finite.numel() else 0.0
+
+
+def _copied(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
+    """Copy a model in ``dtype`` without holding a second copy in its own."""
+    memo: dict[int, Any] = {}
+    for entry in stored_tensors(model).values():
+        data = _as(entry.tensor.detach(), dtype)
+        data = data.clone() if data.data_ptr() == entry.tensor.data_ptr() else data
+        memo[id(entry.tensor)] = nn.Parameter(data, requires_grad=False) if entry.is_parameter else data
+    return copy.deepcopy(model, memo)
+
+
+def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
+    return tensor.to(dtype) if dtype is not None and tensor.is_floating_point() else tensor
+
+
+def _copy_sliced(wide: nn.Module, narrow: nn.Module, plan: Plan) -> None:
+    targets = stored_tensors(narrow)
+    with torch.no_grad():
+        for name, entry in stored_tensors(wide).items():
+            targets[name].tensor.copy_(cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())))
+
+
+def _noise(tensor: Tensor, seed: int) -> Tensor:
+    if not tensor.is_floating_point():
+        return tensor
+    drawn = torch.randn(tensor.shape, generator=generator_for(seed, "inputs", *tensor.shape), dtype=torch.float64)
+    return drawn.to(tensor.dtype).to(tensor.device)
+
+
+def _shape_problem(small: nn.Module, plan: Plan) -> str | None:
+    found = {name: tuple(entry.tensor.shape) for name, entry in stored_tensors(small).items()}
+    for name, shape in plan.shapes_after.items():
+        if name not in found:
+            return f"the cut model lacks {name}"
+        if found[name] != shape:
+            return f"{name} should have shape {shape} after the plan, but has {found[name]}"
+    return None
+
+
+def _own_precision_error(model: nn.Module, small: nn.Module, plan: Plan, call: Call) -> float | None:
+    with mode_of(model, training=False), mode_of(small, training=False):
+        masked = inputs.tensors_of(masked_call(model, plan, _fresh(call)))
+        cut = inputs.tensors_of(inputs.run(small, _fresh(call)))
+    errors = [
+        _distance(first, second) / max(_size(first), 1e-30)
+        for first, second in zip(masked, cut, strict=True)
+        if first.is_floating_point() and first.numel()
+    ]
+    return max(errors, default=None)
+
+
+def _fresh(call: Call) -> Call:
+    fresh: Call = inputs.map_tensors(lambda tensor: tensor.detach().clone(), call)
+    return fresh
+
+
+def _at_least_two(call: Call) -> Call:
+    batch = inputs.batch_size_of(call)
+    if batch > 1:
+        return call
+
+    def more(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor, tensor * 0.5]) if tensor.dim() and tensor.shape[0] == batch else tensor
+
+    doubled: Call = inputs.map_tensors(more, call)
+    return doubled
+
+
+@contextlib.contextmanager
+def _without_chance(active: bool) -> Iterator[None]:
+    if not active:
+        yield
+        return
+    with _NoDropout():
+        yield
+
+
+class _NoDropout(TorchDispatchMode):
+    """Lets dropout keep everything, in both models alike, so that training mode can be compared."""
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        del types
+        name = func._schema.name
+        if name == "aten::native_dropout":
+            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
+        if name == "aten::bernoulli_":
+            return args[0].fill_(1.0)
+        if name == "aten::bernoulli":
+            return torch.ones_like(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _first_line(error: BaseException) -> str:
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
