@@ -232,4 +232,3 @@ def tensors_in(call: Call) -> Iterator[Tensor]:
             for item in argument:
                 if isinstance(item, Tensor):
                     yield item
-

@@ -61,9 +61,7 @@ class Record:
 
     def copy(self) -> "Record":
         """Return a record that can be added to without changing this one."""
-        atoms = Atoms(
-            self.atoms.count, list(self.atoms.edges), list(self.atoms.locks), list(self.atoms.approximations)
-        )
+        atoms = Atoms(self.atoms.count, list(self.atoms.edges), list(self.atoms.locks), list(self.atoms.approximations))
         return Record(
             stored=self.stored,
             model_class=self.model_class,
@@ -191,9 +189,7 @@ class _FormTable:
         return Forms(constants, form_of, group_of, coefficient)
 
 
-def _number_units(
-    record: Record, roots: IntArray, dims: list[tuple[str, int]], forms: list[IntArray]
-) -> _Units:
+def _number_units(record: Record, roots: IntArray, dims: list[tuple[str, int]], forms: list[IntArray]) -> _Units:
     sizes = np.asarray([record.stored[name].tensor.shape[axis] for name, axis in dims], dtype=np.int64)
     total = int(sizes.sum())  # atoms of tensors come first and lie in the order of dims
     slot = np.repeat(np.arange(len(dims)), sizes)

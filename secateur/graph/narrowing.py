@@ -52,7 +52,9 @@ def narrowed(model: nn.Module, plan: Plan, *, statistics: Statistics | None = No
         return statistics[entry.name]
 
     attributes = integer_attributes(model, plan, stored)
-    before = {path: {name: getattr(model.get_submodule(path), name) for name in attributes[path]} for path in attributes}
+    before = {
+        path: {name: getattr(model.get_submodule(path), name) for name in attributes[path]} for path in attributes
+    }
     with swapped(stored, sliced):
         try:
             for path, values in attributes.items():

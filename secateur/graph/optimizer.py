@@ -56,7 +56,7 @@ def apply_to_optimizer(optimizer: Optimizer, *, before: nn.Module, after: nn.Mod
 
 
 def _cut_state(name: str, key: str, value: Any, plan: Plan) -> Any:
-    if not isinstance(value, Tensor) or value.numel() == 1 and value.dim() == 0:
+    if not isinstance(value, Tensor) or (value.numel() == 1 and value.dim() == 0):
         return value
     if tuple(value.shape) == plan.shapes[name]:
         with torch.no_grad():

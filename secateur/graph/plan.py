@@ -197,7 +197,9 @@ class Plan:
                     size = shapes[name][int(dim)]
                     removed = np.asarray(indices, dtype=np.int64)
                     if not indices or (np.diff(removed) <= 0).any() or removed[0] < 0 or removed[-1] >= size:
-                        raise PlanError(f"the plan removes indices of {name} that are unsorted or outside 0..{size - 1}")
+                        raise PlanError(
+                            f"the plan removes indices of {name} that are unsorted or outside 0..{size - 1}"
+                        )
                     cuts.append(DimensionCut(name, int(dim), size, removed))
             plan = cls(
                 fingerprint=data["fingerprint"],

@@ -45,7 +45,8 @@ def apply(model: nn.Module, plan: Plan, *, verify_with: ExampleInputs | None) ->
     stored = _checked(model, plan)
     cut = {name: cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())) for name, entry in stored.items()}
     memo: dict[int, Any] = {
-        id(entry.tensor): _as_stored(entry.tensor, cut[name], entry.tensor.requires_grad) for name, entry in stored.items()
+        id(entry.tensor): _as_stored(entry.tensor, cut[name], entry.tensor.requires_grad)
+        for name, entry in stored.items()
     }
     own = {id(module) for module in model.modules()}
     for _, _, hook in _hooks(model):

@@ -53,8 +53,16 @@ RULES: dict[str, Rule] = {
     "dot": matmul.dot,
     # normalisation
     **dict.fromkeys(
-        """native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training cudnn_batch_norm
-        miopen_batch_norm batch_norm_with_update _batch_norm_with_update _batch_norm_no_update""".split(),
+        [
+            "native_batch_norm",
+            "_native_batch_norm_legit",
+            "_native_batch_norm_legit_no_training",
+            "cudnn_batch_norm",
+            "miopen_batch_norm",
+            "batch_norm_with_update",
+            "_batch_norm_with_update",
+            "_batch_norm_no_update",
+        ],
         normalization.batch_norm,
     ),
     "native_layer_norm": normalization.layer_norm,
@@ -63,7 +71,7 @@ RULES: dict[str, Rule] = {
     "_log_softmax": normalization.softmax,
     "glu": normalization.glu,
     # views and other movements
-    **dict.fromkeys("view _unsafe_view _reshape_alias reshape unflatten view_copy".split(), movement.view),
+    **dict.fromkeys(["view", "_unsafe_view", "_reshape_alias", "reshape", "unflatten", "view_copy"], movement.view),
     "permute": movement.permute,
     "transpose": movement.transpose,
     "t": movement.transpose,
@@ -81,7 +89,7 @@ RULES: dict[str, Rule] = {
     # joining and taking apart
     "cat": joining.cat,
     "stack": joining.stack,
-    **dict.fromkeys("split split_with_sizes unsafe_split unsafe_split_with_sizes chunk".split(), joining.split),
+    **dict.fromkeys(["split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk"], joining.split),
     "slice": joining.slice_,
     "select": joining.select,
     "unbind": joining.unbind,
@@ -90,30 +98,75 @@ RULES: dict[str, Rule] = {
     "embedding": joining.embedding,
     # pooling and resizing
     **dict.fromkeys(
-        """avg_pool1d adaptive_avg_pool1d max_pool1d max_pool1d_with_indices upsample_nearest1d upsample_linear1d
-        _upsample_nearest_exact1d adaptive_max_pool1d""".split(),
+        [
+            "avg_pool1d",
+            "adaptive_avg_pool1d",
+            "max_pool1d",
+            "max_pool1d_with_indices",
+            "upsample_nearest1d",
+            "upsample_linear1d",
+            "_upsample_nearest_exact1d",
+            "adaptive_max_pool1d",
+        ],
         pooling.over_line,
     ),
     **dict.fromkeys(
-        """avg_pool2d _adaptive_avg_pool2d adaptive_avg_pool2d max_pool2d_with_indices max_pool2d adaptive_max_pool2d
-        fractional_max_pool2d upsample_nearest2d upsample_bilinear2d upsample_bicubic2d _upsample_nearest_exact2d
-        _upsample_bilinear2d_aa _upsample_bicubic2d_aa mkldnn_max_pool2d""".split(),
+        [
+            "avg_pool2d",
+            "_adaptive_avg_pool2d",
+            "adaptive_avg_pool2d",
+            "max_pool2d_with_indices",
+            "max_pool2d",
+            "adaptive_max_pool2d",
+            "fractional_max_pool2d",
+            "upsample_nearest2d",
+            "upsample_bilinear2d",
+            "upsample_bicubic2d",
+            "_upsample_nearest_exact2d",
+            "_upsample_bilinear2d_aa",
+            "_upsample_bicubic2d_aa",
+            "mkldnn_max_pool2d",
+        ],
         pooling.over_plane,
     ),
     **dict.fromkeys(
-        """avg_pool3d _adaptive_avg_pool3d max_pool3d_with_indices adaptive_max_pool3d upsample_nearest3d
-        upsample_trilinear3d _upsample_nearest_exact3d""".split(),
+        [
+            "avg_pool3d",
+            "_adaptive_avg_pool3d",
+            "max_pool3d_with_indices",
+            "adaptive_max_pool3d",
+            "upsample_nearest3d",
+            "upsample_trilinear3d",
+            "_upsample_nearest_exact3d",
+        ],
         pooling.over_volume,
     ),
     # reductions
     "sum": reductions.total,
     **dict.fromkeys(
-        "mean amax amin max min var std var_mean std_mean prod any all argmax argmin logsumexp median".split(),
+        [
+            "mean",
+            "amax",
+            "amin",
+            "max",
+            "min",
+            "var",
+            "std",
+            "var_mean",
+            "std_mean",
+            "prod",
+            "any",
+            "all",
+            "argmax",
+            "argmin",
+            "logsumexp",
+            "median",
+        ],
         reductions.statistic,
     ),
     "linalg_vector_norm": reductions.norm,
     "norm": reductions.norm,
-    **dict.fromkeys("sort topk cumsum cumprod argsort".split(), reductions.along),
+    **dict.fromkeys(["sort", "topk", "cumsum", "cumprod", "argsort"], reductions.along),
 }
 
 # Aggregations over a whole tensor that share a name with an element-wise operator of two tensors.

@@ -50,7 +50,12 @@ def convolution(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], res
 
 
 def _forward(
-    flow: "Flow", weight: Tensor, incoming: IntArray | None, first: IntArray | None, second: IntArray | None, groups: int
+    flow: "Flow",
+    weight: Tensor,
+    incoming: IntArray | None,
+    first: IntArray | None,
+    second: IntArray | None,
+    groups: int,
 ) -> IntArray | None:
     per_group_out, per_group_in = weight.shape[0] // groups, weight.shape[1]
     if groups == 1:
@@ -80,7 +85,12 @@ def _forward(
 
 
 def _transposed(
-    flow: "Flow", weight: Tensor, incoming: IntArray | None, first: IntArray | None, second: IntArray | None, groups: int
+    flow: "Flow",
+    weight: Tensor,
+    incoming: IntArray | None,
+    first: IntArray | None,
+    second: IntArray | None,
+    groups: int,
 ) -> IntArray | None:
     per_group_in, per_group_out = weight.shape[0] // groups, weight.shape[1]
     flow.role(weight, 0, "consumes")

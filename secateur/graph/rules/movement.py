@@ -18,9 +18,7 @@ def view(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: An
     flow.give(result, reshaped(flow, tuple(args[0].shape), flow.dims(args[0]), tuple(result.shape)))
 
 
-def reshaped(
-    flow: "Flow", before: tuple[int, ...], labels: DimensionLabels, after: tuple[int, ...]
-) -> DimensionLabels:
+def reshaped(flow: "Flow", before: tuple[int, ...], labels: DimensionLabels, after: tuple[int, ...]) -> DimensionLabels:
     """Return the labels of a tensor of shape ``before`` once it is seen with shape ``after``."""
     if before == after:
         return labels

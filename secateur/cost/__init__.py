@@ -1,0 +1,27 @@
+"""What a model costs, or a plan not yet applied: budgets, allocation, profiles."""
+
+from secateur.cost.allocate import MinimumWarning as MinimumWarning
+from secateur.cost.allocate import Scope as Scope
+from secateur.cost.allocate import allocate as allocate
+from secateur.cost.budget import Budget as Budget
+from secateur.cost.budget import parse_amount as parse_amount
+from secateur.cost.latency_table import LatencyTable as LatencyTable
+from secateur.cost.profile import ModuleCost as ModuleCost
+from secateur.cost.profile import Profile as Profile
+from secateur.cost.profile import profile as profile
+from secateur.cost.profile import profile_graph as profile_graph
+from secateur.cost.size import size_bytes as size_bytes
+
+__all__ = [
+    "Budget",
+    "LatencyTable",
+    "MinimumWarning",
+    "ModuleCost",
+    "Profile",
+    "Scope",
+    "allocate",
+    "parse_amount",
+    "profile",
+    "profile_graph",
+    "size_bytes",
+]

@@ -1,0 +1,257 @@
+"""``allocate``: scores and a budget in, a plan out."""
+
+import fnmatch
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from secateur.cost.budget import Budget, meter
+from secateur.cost.latency_table import LatencyTable
+from secateur.errors import BudgetError, PlanError
+from secateur.graph import ChannelGraph, Group, Plan
+from secateur.graph.channel_graph import UnitArray
+from secateur.names import unknown_name
+
+Scope = Literal["global", "local", "isomorphic"]
+
+
+class MinimumWarning(UserWarning):
+    """A group was cut down to the least that it may keep."""
+
+
+def allocate(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    budget: Budget,
+    *,
+    scope: Scope = "global",
+    normalize: bool = True,
+    min_units: int = 1,
+    min_share: float = 0.0,
+    round_to: int = 1,
+    lock: Iterable[str] = (),
+    table: LatencyTable | None = None,
+) -> Plan:
+    """Choose which units stay so that every limit of ``budget`` holds, cutting no unit more than needed.
+
+    Units are brought into one order and removed from its low end until the budget holds; the last one removed is the
+    one that makes it hold, so the result lies within one unit (one block of ``round_to``) of the binding limit.
+
+    Args:
+        graph: of the model to cut.
+        scores: per group, one score per unit; higher means keep. Groups without scores are left alone.
+        budget: what the cut model may cost.
+        scope: ``global`` compares all units; ``local`` takes the same share from every group; ``isomorphic`` compares
+            units of alike groups and takes the same share from every set of alike groups (Fang et al. 2024,
+            arXiv:2407.04616).
+        normalize: in global scope, divide scores by their group's mean; False for criteria that compare as they are.
+        min_units: units that every group keeps at least.
+        min_share: share of units that every group keeps at least.
+        round_to: kept sizes are multiples of this, or the full size.
+        lock: patterns (``layer1.*``) of groups to leave alone.
+        table: predicts latency, for a latency budget.
+
+    Returns:
+        The plan; empty if the model already holds the budget.
+
+    Raises:
+        BudgetError: the budget cannot be met; names the constraint and the least that is possible.
+        PlanError: scores that do not fit the graph, or a pattern that matches no group.
+
+    Warns:
+        MinimumWarning: a group was cut down to its minimum.
+    """
+    _check_settings(scope, min_units, min_share, round_to)
+    groups = _open_groups(graph, scores, tuple(lock))
+    floors = {g.name: min(g.size, max(min_units, int(np.ceil(min_share * g.size)))) for g in groups}
+    queue = _order(graph, groups, scores, floors, scope=scope, normalize=normalize)
+    limits = budget.limits(graph, table)
+    meters = {name: meter(name, graph, table) for name in limits}
+    least = _minimum(graph, groups, floors, round_to)
+
+    def kept_after(count: int) -> UnitArray:
+        removed = np.bincount(queue.group[:count], minlength=len(graph.groups))
+        kept = graph.sizes - removed
+        if round_to > 1:
+            up = np.minimum(graph.sizes, -(-kept // round_to) * round_to)
+            kept = np.where(removed > 0, np.maximum(up, least), kept)
+        return kept
+
+    def holds(count: int) -> bool:
+        kept = kept_after(count)
+        return all(meters[name](kept) <= limit for name, limit in limits.items())
+
+    total = queue.group.size
+    if not holds(total):
+        _refuse(graph, kept_after(total), limits, meters, groups, floors)
+    low, high = 0, total  # holds(high) is true throughout
+    while low < high:
+        middle = (low + high) // 2
+        if holds(middle):
+            high = middle
+        else:
+            low = middle + 1
+    kept = kept_after(high)
+    chosen = {
+        group.name: np.sort(queue.ranking[group.name][group.size - int(kept[number]) :])
+        for number, group in enumerate(graph.groups)
+        if kept[number] < group.size
+    }
+    _warn_about_minima(graph, kept, floors)
+    return graph.plan(chosen)
+
+
+@dataclass(frozen=True)
+class _Queue:
+    """All units that may go, lowest first: their group's number, and each group's own ranking."""
+
+    group: NDArray[np.int64]
+    ranking: dict[str, NDArray[np.int64]]
+
+
+def _open_groups(graph: ChannelGraph, scores: Mapping[str, Tensor], lock: tuple[str, ...]) -> list[Group]:
+    for name, values in scores.items():
+        group = graph.group(name)
+        if tuple(values.shape) != (group.size,):
+            raise PlanError(f"group {name!r} has {group.size} units, but its scores have shape {tuple(values.shape)}")
+        if not bool((values == values).all()):
+            raise PlanError(f"the scores of group {name!r} hold NaN; score with sound weights")
+    for pattern in lock:
+        if not any(fnmatch.fnmatchcase(group.name, pattern) for group in graph.groups):
+            raise PlanError(unknown_name("group to lock", pattern, graph.by_name))
+    return [
+        group
+        for group in graph.groups
+        if group.prunable
+        and group.name in scores
+        and not any(fnmatch.fnmatchcase(group.name, pattern) for pattern in lock)
+    ]
+
+
+def _order(
+    graph: ChannelGraph,
+    groups: list[Group],
+    scores: Mapping[str, Tensor],
+    floors: Mapping[str, int],
+    *,
+    scope: Scope,
+    normalize: bool,
+) -> _Queue:
+    number = {group.name: position for position, group in enumerate(graph.groups)}
+    ranking, keys, owners, classes = {}, [], [], []
+    alike = {group.name: _structure(group) for group in groups} if scope == "isomorphic" else {}
+    for group in groups:
+        values = scores[group.name].detach().double().cpu().numpy()
+        ranks = np.argsort(values, kind="stable")
+        ranking[group.name] = ranks
+        free = group.size - floors[group.name]
+        if scope == "local":
+            key = (np.arange(group.size) + 1.0) / group.size
+        else:
+            mean = values.mean() if normalize else 1.0
+            key = values[ranks] / (mean if mean > 0 else 1.0)
+        keys.append(key[:free] if scope != "isomorphic" else key)
+        owners.append(np.full(keys[-1].size, number[group.name]))
+        classes.append((alike.get(group.name), free))
+    if not keys:
+        return _Queue(np.zeros(0, dtype=np.int64), ranking)
+    if scope == "isomorphic":
+        keys, owners = _shares_by_class(keys, owners, classes)
+    order = np.argsort(np.concatenate(keys), kind="stable")
+    return _Queue(np.concatenate(owners)[order].astype(np.int64), ranking)
+
+
+def _shares_by_class(
+    keys: list[NDArray[np.float64]], owners: list[NDArray[np.int64]], classes: Sequence[tuple[object, int]]
+) -> tuple[list[NDArray[np.float64]], list[NDArray[np.int64]]]:
+    """Replace keys by their rank within the class of alike groups, as a share of the class."""
+    shares = [key.copy() for key in keys]
+    for kind in dict.fromkeys(kind for kind, _ in classes):
+        mine = [position for position, (other, _) in enumerate(classes) if other == kind]
+        joined = np.concatenate([keys[position] for position in mine])
+        rank = np.empty(joined.size)
+        rank[np.argsort(joined, kind="stable")] = (np.arange(joined.size) + 1.0) / joined.size
+        start = 0
+        for position in mine:
+            shares[position] = rank[start : start + keys[position].size]
+            start += keys[position].size
+    free = [count for _, count in classes]
+    return [s[:f] for s, f in zip(shares, free, strict=True)], [o[:f] for o, f in zip(owners, free, strict=True)]
+
+
+def _structure(group: Group) -> tuple[tuple[str, int, int], ...]:
+    """What makes groups alike: the roles of their members, and how many indices of each a unit owns."""
+    return tuple(
+        sorted((member.role, member.dim, int((member.units >= 0).sum()) // group.size) for member in group.members)
+    )
+
+
+def _minimum(graph: ChannelGraph, groups: list[Group], floors: Mapping[str, int], round_to: int) -> UnitArray:
+    open_names = {group.name for group in groups}
+    return np.asarray(
+        [
+            min(group.size, -(-floors[group.name] // round_to) * round_to) if group.name in open_names else group.size
+            for group in graph.groups
+        ],
+        dtype=np.int64,
+    )
+
+
+def _check_settings(scope: str, min_units: int, min_share: float, round_to: int) -> None:
+    if scope not in ("global", "local", "isomorphic"):
+        raise PlanError(unknown_name("scope", scope, ("global", "local", "isomorphic")))
+    if min_units < 1:
+        raise PlanError(f"min_units is {min_units}, but a group cannot lose all units; give at least 1")
+    if not 0 <= min_share <= 1:
+        raise PlanError(f"min_share is {min_share}, but must be a share in [0, 1]")
+    if round_to < 1:
+        raise PlanError(f"round_to is {round_to}; give 1 for no rounding, or a multiple such as 8")
+
+
+def _refuse(
+    graph: ChannelGraph,
+    least: UnitArray,
+    limits: Mapping[str, float],
+    meters: Mapping[str, Callable[[UnitArray], float]],
+    groups: list[Group],
+    floors: Mapping[str, int],
+) -> None:
+    for name, limit in limits.items():
+        possible = meters[name](least)
+        if possible <= limit:
+            continue
+        held = _heaviest(graph, least)
+        locked = sum(not group.prunable for group in graph.groups)
+        raise BudgetError(
+            f"cannot reach {name} ≤ {limit:,.0f}: the smallest plan allowed needs {possible:,.0f}{held}; "
+            f"{len(groups)} of {len(graph.groups)} groups may be cut ({locked} are locked) and keep at least "
+            f"{min(floors.values(), default=0)} unit(s). Allow at least {possible:,.0f}"
+        )
+
+
+def _heaviest(graph: ChannelGraph, kept: UnitArray) -> str:
+    by_operator = graph.costs.macs_by_operator(kept)
+    if not by_operator.size:
+        return ""
+    path, function = graph.costs.compute_names[int(by_operator.argmax())]
+    return f", most of the compute in {path or function!r}"
+
+
+def _warn_about_minima(graph: ChannelGraph, kept: UnitArray, floors: Mapping[str, int]) -> None:
+    fallen = [
+        group.name
+        for number, group in enumerate(graph.groups)
+        if group.name in floors and kept[number] < group.size and kept[number] <= floors[group.name]
+    ]
+    if fallen:
+        shown = ", ".join(fallen[:5]) + (f" and {len(fallen) - 5} more" if len(fallen) > 5 else "")
+        warnings.warn(
+            f"{len(fallen)} group(s) were cut to their minimum: {shown}; raise min_units or min_share if accuracy suffers",
+            MinimumWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,42 @@
+"""How much a unit matters by its weights alone."""
+
+from torch import Tensor
+
+from secateur.errors import UsageError
+
+
+def l1_norm(slices: Tensor) -> Tensor:
+    """Return the sum of absolute weights of each slice (source: Li et al. 2017, arXiv:1608.08710, §3.1).
+
+    Args:
+        slices: one row per index of the cut dimension, shape (n, elements).
+
+    Returns:
+        Shape (n,), in weight units, never negative; the lowest are cut first.
+
+    Raises:
+        UsageError: ``slices`` is not two-dimensional.
+    """
+    _check(slices)
+    return slices.abs().sum(dim=1)
+
+
+def l2_norm(slices: Tensor) -> Tensor:
+    """Return the Euclidean norm of each slice (compared with L1 in Li et al. 2017, arXiv:1608.08710, §4.5).
+
+    Args:
+        slices: one row per index of the cut dimension, shape (n, elements).
+
+    Returns:
+        Shape (n,), in weight units, never negative; the lowest are cut first.
+
+    Raises:
+        UsageError: ``slices`` is not two-dimensional.
+    """
+    _check(slices)
+    return slices.square().sum(dim=1).sqrt()
+
+
+def _check(slices: Tensor) -> None:
+    if slices.dim() != 2:
+        raise UsageError(f"slices has shape {tuple(slices.shape)}; pass one row per channel, shape (n, elements)")
