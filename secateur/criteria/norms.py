@@ -1,5 +1,6 @@
 """How much a unit matters by its weights alone."""
 
+import torch
 from torch import Tensor
 
 from secateur.errors import UsageError
@@ -18,7 +19,7 @@ def l1_norm(slices: Tensor) -> Tensor:
         UsageError: ``slices`` is not two-dimensional.
     """
     _check(slices)
-    return slices.abs().sum(dim=1)
+    return torch.linalg.vector_norm(slices, ord=1, dim=1)  # without a temporary of absolute values
 
 
 def l2_norm(slices: Tensor) -> Tensor:
@@ -34,7 +35,7 @@ def l2_norm(slices: Tensor) -> Tensor:
         UsageError: ``slices`` is not two-dimensional.
     """
     _check(slices)
-    return slices.square().sum(dim=1).sqrt()
+    return torch.linalg.vector_norm(slices, ord=2, dim=1)
 
 
 def _check(slices: Tensor) -> None:

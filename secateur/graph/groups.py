@@ -194,7 +194,9 @@ def _number_units(record: Record, roots: IntArray, dims: list[tuple[str, int]], 
     total = int(sizes.sum())  # atoms of tensors come first and lie in the order of dims
     slot = np.repeat(np.arange(len(dims)), sizes)
     reached = np.asarray([name in record.reached or not record.stored[name].is_parameter for name, _ in dims], bool)
-    component, of_atom = np.unique(roots, return_inverse=True)
+    is_root = roots == np.arange(roots.size)
+    component = np.flatnonzero(is_root)
+    of_atom = (np.cumsum(is_root) - 1)[roots]
     reasons = _Reasons(component.size, of_atom)
     locked = reasons.first(record.atoms.locks)
     approximate = reasons.first(record.atoms.approximations)

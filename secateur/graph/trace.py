@@ -128,10 +128,13 @@ class Tracer(Flow):
             self._record.storages[labels.storage].dies = self._record.operators
 
     def run(self, func: Any, name: str, call: Call) -> Any:
-        """Run the operator; batch norm on meta tensors by its shape alone, which is ten times cheaper."""
-        if self._meta and name == "native_batch_norm":
-            data = call[0][0]
-            return torch.empty_like(data), data.new_empty(0), data.new_empty(0)
+        """Run the operator; on meta tensors the common ones by their shape alone, which is ten times cheaper."""
+        if self._meta:
+            first = call[0][0]
+            if name == "native_batch_norm":
+                return torch.empty_like(first), first.new_empty(0), first.new_empty(0)
+            if name in _ACTIVATIONS and first.is_floating_point():
+                return first if func._schema.name.endswith("_") else torch.empty_like(first)
         return func(*call[0], **call[1])
 
     def after(self, func: Any, inputs: list[Tensor], result: Any) -> None:
@@ -200,6 +203,9 @@ class Tracer(Flow):
             atoms = self.dims(args[0])[1] if args and isinstance(args[0], Tensor) and args[0].dim() > 1 else None
             if atoms is not None:
                 self._record.attributes[(path, "num_features")] = atoms
+
+
+_ACTIVATIONS = frozenset("relu hardtanh silu sigmoid hardswish hardsigmoid gelu leaky_relu elu tanh mish".split())
 
 
 class _NoSchema:
