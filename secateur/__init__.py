@@ -1,1 +1,84 @@
-"""Secateur cuts trained convolutional networks to a budget, and proves that the cut is exact."""
+"""Secateur cuts trained convolutional networks to a budget, and proves that the cut is exact.
+
+Public names are resolved when they are first used (PEP 562), so that ``secateur --help`` does not import torch.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secateur.cost import Budget as Budget
+    from secateur.cost import MinimumWarning as MinimumWarning
+    from secateur.cost import Profile as Profile
+    from secateur.cost import allocate as allocate
+    from secateur.cost import profile as profile
+    from secateur.criteria import CRITERIA as CRITERIA
+    from secateur.criteria import Criterion as Criterion
+    from secateur.criteria import score as score
+    from secateur.data import load_data as load_data
+    from secateur.errors import SecateurError as SecateurError
+    from secateur.export import export_onnx as export_onnx
+    from secateur.export import inspect as inspect
+    from secateur.export import load as load
+    from secateur.export import save as save
+    from secateur.graph import ChannelGraph as ChannelGraph
+    from secateur.graph import Group as Group
+    from secateur.graph import Plan as Plan
+    from secateur.graph import Proof as Proof
+    from secateur.graph import apply as apply
+    from secateur.graph import apply_ as apply_
+    from secateur.graph import apply_to_optimizer as apply_to_optimizer
+    from secateur.graph import masked as masked
+    from secateur.graph import narrowed as narrowed
+    from secateur.graph import trace as trace
+    from secateur.graph import verify as verify
+    from secateur.methods import METHODS as METHODS
+    from secateur.methods import Magnitude as Magnitude
+    from secateur.models import build_model as build_model
+    from secateur.training import Store as Store
+    from secateur.training import SupervisedTask as SupervisedTask
+    from secateur.training import Task as Task
+    from secateur.training import TrainSettings as TrainSettings
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "secateur.cost": ("Budget", "MinimumWarning", "Profile", "allocate", "profile"),
+    "secateur.criteria": ("CRITERIA", "Criterion", "score"),
+    "secateur.data": ("load_data",),
+    "secateur.errors": ("SecateurError",),
+    "secateur.export": ("export_onnx", "inspect", "load", "save"),
+    "secateur.graph": (
+        "ChannelGraph",
+        "Group",
+        "Plan",
+        "Proof",
+        "apply",
+        "apply_",
+        "apply_to_optimizer",
+        "masked",
+        "narrowed",
+        "trace",
+        "verify",
+    ),
+    "secateur.methods": ("METHODS", "Magnitude"),
+    "secateur.models": ("build_model",),
+    "secateur.training": ("Store", "SupervisedTask", "Task", "TrainSettings"),
+}
+_MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
+
+__all__ = sorted(["__version__", *_MODULE_OF])  # noqa: PLE0605  (a list; ruff cannot see through sorted)
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name from its home on first use."""
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'secateur' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return list(__all__)

@@ -35,20 +35,25 @@ def import_torchvision() -> ModuleType:
     Raises:
         UsageError: torchvision is not installed, or its installation is broken.
     """
-    if "torchvision" in sys.modules:
-        return sys.modules["torchvision"]
+    loaded = sys.modules.get("torchvision")
+    if loaded is not None:
+        return loaded
     found = importlib.util.find_spec("torchvision")
     if found is None:
         raise UsageError("torchvision is not installed; install it with: pip install 'secateur[vision]'")
-    if not _operators_exist() and not _compiled_operators_load(found):
+    missing = not _operators_exist() and not _compiled_operators_load(found)
+    if missing:
         _declare_operators()
     try:
-        return importlib.import_module("torchvision")
+        torchvision = importlib.import_module("torchvision")
+        if missing:
+            _allow_nms()
     except (ImportError, RuntimeError) as error:
         raise UsageError(
             f"torchvision is installed but cannot be imported ({error}); "
             f"install the release that belongs to torch {torch.__version__}"
         ) from error
+    return torchvision
 
 
 def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
@@ -70,9 +75,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float) -> Tensor:
         best, rest = order[0], order[1:]
         kept.append(best)
         width = (torch.minimum(right[best], right[rest]) - torch.maximum(left[best], left[rest])).clamp(min=0)
-        height = (torch.minimum(bottom[best], bottom[rest]) - torch.maximum(top[best], top[rest])).clamp(
-            min=0
-        )
+        height = (torch.minimum(bottom[best], bottom[rest]) - torch.maximum(top[best], top[rest])).clamp(min=0)
         overlap = width * height
         iou = overlap / (areas[best] + areas[rest] - overlap)
         # `not above` rather than `at most`: boxes without area give NaN and are kept, as the compiled
@@ -106,3 +109,13 @@ def _declare_operators() -> None:
         library.define(schema)  # type: ignore[no-untyped-call]
     library.impl("nms", nms, "CPU")  # type: ignore[no-untyped-call]
     _DECLARED.append(library)
+
+
+def _allow_nms() -> None:
+    """Let ``torchvision.ops.nms`` reach the kernel above; it would refuse because no compiled library was loaded.
+
+    Only in the module of the boxes, where nms (and the rotated overlap, which stays missing) ask: elsewhere
+    torchvision's own pure-Python fallbacks must still be taken.
+    """
+    boxes = importlib.import_module("torchvision.ops.boxes")
+    vars(boxes)["_assert_has_ops"] = lambda: None

@@ -47,14 +47,11 @@ def call_user_function(
         raise UsageError(f"{spec!r} does not name a function; write it as path/file.py:function")
     if not allow_code:
         raise UsageError(
-            f"{spec} is Python code, and running code is not allowed here; name it on the command line "
-            "yourself"
+            f"{spec} is Python code, and running code is not allowed here; name it on the command line yourself"
         )
     path = Path(match["path"]).expanduser().resolve()
     if not path.is_file():
-        raise UsageError(
-            f"there is no file {match['path']}; give the path of a Python file, as path/file.py:function"
-        )
+        raise UsageError(f"there is no file {match['path']}; give the path of a Python file, as path/file.py:function")
     module = _guarded(lambda: _load_module(path), path, spec, error)
     function = _function_of(module, match["function"], match["path"])
     _check_arguments(function, arguments or {}, spec, error)
@@ -87,9 +84,7 @@ def _guarded(call: Callable[[], _Result], path: Path, spec: str, error: type[Sec
 def _load_module(path: Path) -> ModuleType:
     """Import the file under a name of its own; an unchanged file is imported once, an edited one again."""
     state = path.stat()
-    version = hashlib.blake2b(
-        f"{path}:{state.st_mtime_ns}:{state.st_size}".encode(), digest_size=8
-    ).hexdigest()
+    version = hashlib.blake2b(f"{path}:{state.st_mtime_ns}:{state.st_size}".encode(), digest_size=8).hexdigest()
     name = f"secateur_user_{path.stem}_{version}"
     if name in sys.modules:
         return sys.modules[name]
@@ -130,6 +125,4 @@ def _check_arguments(
         signature.bind(**arguments)
     except TypeError as failure:
         given = ", ".join(arguments) or "no arguments"
-        raise error(
-            f"{spec} has the signature {signature} but is called with {given}: {failure}"
-        ) from failure
+        raise error(f"{spec} has the signature {signature} but is called with {given}: {failure}") from failure

@@ -28,23 +28,20 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices for one batch: top-left corners in the padded image, and who is mirrored."""
+    """The random choices for one batch: where each crop begins, and who is mirrored."""
 
-    rows: Tensor  # (N,), 0 … 2 × padding
-    columns: Tensor  # (N,), 0 … 2 × padding
-    flips: Tensor | None  # (N,), bool
+    corners: Tensor  # (N,), row × (2 × padding + 1) + column of the crop's corner in the padded image
+    flips: Tensor | None  # (N,), bool; None where nobody is
 
 
 def draw(augmentation: Augmentation, count: int, *seed_parts: int | str) -> Draws:
     """Draw the choices for ``count`` samples from ``seed_parts`` alone, always on the CPU."""
-    side = 2 * augmentation.padding + 1
-    variants = side * side * (2 if augmentation.flip else 1)
+    places = (2 * augmentation.padding + 1) ** 2
+    variants = places * (2 if augmentation.flip else 1)
     # One number per sample for all three choices: on small images a batch is read in less time than three
     # draws take.
     codes = torch.randint(variants, (count,), generator=generator_for(*seed_parts))
-    corners = codes % (side * side)
-    flips = codes >= side * side if augmentation.flip else None
-    return Draws(corners // side, corners % side, flips)
+    return Draws(codes % places, codes >= places) if augmentation.flip else Draws(codes, None)
 
 
 class PixelStore:
@@ -69,6 +66,8 @@ class PixelStore:
             inside[..., padding : padding + self._height, padding : padding + self._width] = pixels.to(device)
         else:
             flat = pixels.to(device).contiguous().view(-1)
+        places = torch.arange(2 * padding + 1)
+        self._offsets = (places[:, None] * self._padded[2] + places).flatten()  # of each corner, on the CPU
         starts = flat.numel() - self._stride + 1
         self._windows = flat.as_strided((starts, self._stride), (1, 1))
 
@@ -78,7 +77,7 @@ class PixelStore:
         if draws is None:
             starts += self._padding * (self._padded[2] + 1)
         else:
-            starts += (draws.rows * self._padded[2] + draws.columns).to(rows.device, non_blocking=True)
+            starts += self._offsets.index_select(0, draws.corners).to(rows.device, non_blocking=True)
         images = self._windows.index_select(0, starts).view(len(rows), *self._padded)
         return images[..., : self._height, : self._width]
 

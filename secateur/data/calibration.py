@@ -45,8 +45,6 @@ def calibration_subset(source: DataSource, samples: int, *, seed: int) -> Calibr
     """
     available = source.size("train")
     if not 1 <= samples <= available:
-        raise UsageError(
-            f"{samples} calibration samples asked for, but {source.name} has {available} to train on"
-        )
+        raise UsageError(f"{samples} calibration samples asked for, but {source.name} has {available} to train on")
     order = torch.randperm(available, generator=generator_for(seed, "calibration"))
     return CalibrationSubset(data=source.name, seed=seed, indices=order[:samples].sort().values)

@@ -26,8 +26,7 @@ def digits_source(options: LoadOptions) -> MemorySource:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise UsageError(
-            "the digits come with scikit-learn, which is not installed; install it with: pip install "
-            "'secateur[demo]'"
+            "the digits come with scikit-learn, which is not installed; install it with: pip install 'secateur[demo]'"
         ) from error
     bunch = load_digits()
     pixels = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)  # (N, 1, 8, 8)

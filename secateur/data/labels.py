@@ -41,15 +41,12 @@ def checked_labels(labels: Tensor, samples: int, split: Split, name: str) -> Ten
     if int(labels.min()) < 0:
         row = int((labels < 0).nonzero()[0])
         raise DataError(
-            f"{split} label {row} of {name} is {int(labels[row])}; labels are 0 or more, so drop unlabelled "
-            "samples"
+            f"{split} label {row} of {name} is {int(labels[row])}; labels are 0 or more, so drop unlabelled samples"
         )
     return labels
 
 
-def class_names_for(
-    labels: Mapping[Split, Tensor], given: Sequence[str] | None, name: str
-) -> tuple[str, ...]:
+def class_names_for(labels: Mapping[Split, Tensor], given: Sequence[str] | None, name: str) -> tuple[str, ...]:
     """Return the class names: those given, or the numbers 0 … largest training label.
 
     Raises:
@@ -70,14 +67,12 @@ def class_names_for(
 
 
 def partition(labels: Mapping[Split, Tensor], validation_share: float, split_seed: int) -> dict[Split, Part]:
-    """Return where each split's samples are; validation is taken off train by seed unless it came with the data.
+    """Return where each split's samples are; validation is taken off train unless it came with the data.
 
     Raises:
         UsageError: ``validation_share`` is outside [0, 1).
     """
-    parts: dict[Split, Part] = {
-        split: Part(split, torch.arange(len(values))) for split, values in labels.items()
-    }
+    parts: dict[Split, Part] = {split: Part(split, torch.arange(len(values))) for split, values in labels.items()}
     if "validation" not in parts:
         rest, taken = stratified_split(labels["train"], validation_share, split_seed, "validation")
         parts["train"], parts["validation"] = Part("train", rest), Part("train", taken)

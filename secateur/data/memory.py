@@ -67,8 +67,7 @@ class MemorySource:
         if validation is not None:
             stored["validation"] = validation
         labels = {
-            split: checked_labels(images.labels, len(images.pixels), split, name)
-            for split, images in stored.items()
+            split: checked_labels(images.labels, len(images.pixels), split, name) for split, images in stored.items()
         }
         self.name = name
         self.sample_shape = _common_shape(stored, name)
@@ -110,9 +109,7 @@ class MemorySource:
         part = self._parts[require_split(split)]
         require_samples(len(part.rows), split, self.name)
         if augment and seed is None:
-            raise UsageError(
-                "augment=True needs a seed to draw from; pass seed=derive_seed(...) of this epoch"
-            )
+            raise UsageError("augment=True needs a seed to draw from; pass seed=derive_seed(...) of this epoch")
         device = torch.device(device)
         plan = plan_batches(
             part.rows.to(device),

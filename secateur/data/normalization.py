@@ -29,12 +29,9 @@ class Normalization:
                 f"a normalisation has {len(self.mean)} mean and {len(self.std)} std values; give one of each "
                 "per channel"
             )
-        if not all(map(math.isfinite, self.mean)) or not all(
-            math.isfinite(std) and std > 0 for std in self.std
-        ):
+        if not all(map(math.isfinite, self.mean)) or not all(math.isfinite(std) and std > 0 for std in self.std):
             raise UsageError(
-                f"normalisation mean {self.mean}, std {self.std}: all must be finite numbers and each std "
-                "above 0"
+                f"normalisation mean {self.mean}, std {self.std}: all must be finite numbers and each std above 0"
             )
 
     def for_channels(self, channels: int) -> "Normalization":

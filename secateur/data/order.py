@@ -54,25 +54,18 @@ def plan_batches(
 
 def _check(*, batch_size: int, start: int, limit: int | None, rank: int, world_size: int) -> None:
     if batch_size < world_size or batch_size < 1:
-        raise UsageError(
-            f"batch_size is {batch_size} for {world_size} process(es); each needs at least one sample"
-        )
+        raise UsageError(f"batch_size is {batch_size} for {world_size} process(es); each needs at least one sample")
     if start < 0 or (limit is not None and limit < 0):
         raise UsageError(f"start is {start} and limit is {limit}; neither may be negative")
     if not 0 <= rank < world_size:
-        raise UsageError(
-            f"rank is {rank} but there are {world_size} process(es); it must be 0 … {world_size - 1}"
-        )
+        raise UsageError(f"rank is {rank} but there are {world_size} process(es); it must be 0 … {world_size - 1}")
 
 
 def _positions(indices: Tensor, size: int) -> Tensor:
     if indices.dim() != 1 or indices.dtype != torch.int64:
-        raise UsageError(
-            f"indices are {indices.dtype} of shape {tuple(indices.shape)}; give a flat int64 tensor"
-        )
+        raise UsageError(f"indices are {indices.dtype} of shape {tuple(indices.shape)}; give a flat int64 tensor")
     if len(indices) and (int(indices.min()) < 0 or int(indices.max()) >= size):
         raise UsageError(
-            f"indices reach from {int(indices.min())} to {int(indices.max())} but the split has {size} "
-            "samples"
+            f"indices reach from {int(indices.min())} to {int(indices.max())} but the split has {size} samples"
         )
     return indices

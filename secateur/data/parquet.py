@@ -41,9 +41,7 @@ class EncodedImages(Dataset[tuple[Tensor, int]]):
                 unreadable.
         """
         tables = [_read_table(file) for file in files]
-        self.name = (
-            str(files[0]) if len(files) == 1 else f"{files[0].parent}/{files[0].name} and its siblings"
-        )
+        self.name = str(files[0]) if len(files) == 1 else f"{files[0].parent}/{files[0].name} and its siblings"
         self._encoded: list[Any] = [value for table in tables for value in _image_column(table, self.name)]
         if not self._encoded:
             raise DataError(f"{self.name} holds no rows; it needs at least one image")
@@ -55,7 +53,7 @@ class EncodedImages(Dataset[tuple[Tensor, int]]):
         return len(self._encoded)
 
     def __getitem__(self, row: int) -> tuple[Tensor, int]:
-        return torch.from_numpy(self._decode(row)), int(self.labels[row])
+        return torch.from_numpy(self._decode(row).copy()), int(self.labels[row])
 
     def decoded_bytes(self) -> int:
         """Return what all images take as uint8 pixels."""
@@ -77,21 +75,16 @@ class EncodedImages(Dataset[tuple[Tensor, int]]):
         pillow = _import_pillow()
         encoded = self._encoded[row]
         if not isinstance(encoded, bytes) or not encoded:
-            raise DataError(
-                f"row {row} of {self.name} has no image bytes; store the encoded image, not only its path"
-            )
+            raise DataError(f"row {row} of {self.name} has no image bytes; store the encoded image, not only its path")
         try:
             with pillow.open(io.BytesIO(encoded)) as image:
                 mode, array = image.mode, np.asarray(image)
         # Pillow's decoders also raise SyntaxError, struct.error and its own bomb error on hostile files.
         except Exception as error:
-            raise DataError(
-                f"row {row} of {self.name} is not an image that Pillow can read: {error}"
-            ) from error
+            raise DataError(f"row {row} of {self.name} is not an image that Pillow can read: {error}") from error
         if mode not in MODES:
             raise DataError(
-                f"row {row} of {self.name} is an image of mode {mode}; store grey (L) or colour (RGB) with 8 "
-                "bits"
+                f"row {row} of {self.name} is an image of mode {mode}; store grey (L) or colour (RGB) with 8 bits"
             )
         pixels = array[np.newaxis] if array.ndim == 2 else array.transpose(2, 0, 1)
         expected = getattr(self, "shape", pixels.shape)
@@ -104,11 +97,12 @@ class EncodedImages(Dataset[tuple[Tensor, int]]):
 
 
 def parquet_source(folder: str, options: LoadOptions) -> MemorySource | StreamingSource:
-    """Return the data set in ``folder``: ``train*.parquet``, ``test*.parquet``, perhaps ``validation*.parquet``.
+    """Return the data of ``folder``: ``train*.parquet``, ``test*.parquet``, perhaps ``validation*.parquet``.
 
-    Columns: ``img`` or ``image`` (encoded bytes, or a struct {bytes, path}) and ``label`` (whole numbers from 0).
-    Data whose pixels exceed ``options.memory_limit_bytes`` stay encoded in memory and are decoded by workers. Pixels
-    are divided by 255 and not normalised further unless ``options`` says so.
+    Columns: ``img`` or ``image`` (encoded bytes, or a struct {bytes, path}) and ``label`` (whole numbers from
+        0).
+    Data whose pixels exceed ``options.memory_limit_bytes`` stay encoded in memory and are decoded by workers.
+    Pixels are divided by 255 and not normalised further unless ``options`` says so.
 
     Raises:
         DataError: a file is missing, corrupt or empty, a column is missing, an image or label cannot be used.
@@ -126,9 +120,7 @@ def parquet_source(folder: str, options: LoadOptions) -> MemorySource | Streamin
     }
     train, test, validation = splits["train"], splits["test"], splits.get("validation")
     if sum(images.decoded_bytes() for images in splits.values()) > options.memory_limit_bytes:
-        return StreamingSource(
-            train=train, test=test, validation=validation, workers=options.workers, **shared
-        )
+        return StreamingSource(train=train, test=test, validation=validation, workers=options.workers, **shared)
     return MemorySource(
         train=train.decode(),
         test=test.decode(),
@@ -138,7 +130,7 @@ def parquet_source(folder: str, options: LoadOptions) -> MemorySource | Streamin
 
 
 def _augmentation_for(images: EncodedImages) -> Augmentation:
-    """Augment colour images of 32×32 as CIFAR-10 is, but mirror no house numbers; leave all others as they are."""
+    """Augment colour images of 32×32 as CIFAR-10 is, but mirror no digits; leave all others as they are."""
     if images.shape != (3, 32, 32):
         return Augmentation()
     names = images.class_names or []
@@ -147,16 +139,12 @@ def _augmentation_for(images: EncodedImages) -> Augmentation:
 
 def _files_of(folder: Path) -> dict[Split, list[Path]]:
     if not folder.is_dir():
-        raise DataError(
-            f"there is no folder {folder}; give the one that holds train.parquet and test.parquet"
-        )
+        raise DataError(f"there is no folder {folder}; give the one that holds train.parquet and test.parquet")
     names: tuple[Split, ...] = ("train", "validation", "test")
     files = {name: sorted(folder.glob(f"{name}*.parquet")) for name in names}
     for required in ("train", "test"):
         if not files[required]:
-            raise DataError(
-                f"{folder} has no {required}.parquet; it should hold train.parquet and test.parquet"
-            )
+            raise DataError(f"{folder} has no {required}.parquet; it should hold train.parquet and test.parquet")
     return {name: found for name, found in files.items() if found}
 
 
@@ -165,9 +153,7 @@ def _read_table(file: Path) -> Any:
         import pyarrow
         from pyarrow import parquet
     except ImportError as error:
-        raise UsageError(
-            "reading parquet needs pyarrow; install it with: pip install 'secateur[vision]'"
-        ) from error
+        raise UsageError("reading parquet needs pyarrow; install it with: pip install 'secateur[vision]'") from error
     try:
         columns = parquet.read_schema(file).names
         wanted = [name for name in (*IMAGE_COLUMNS, LABEL_COLUMN) if name in columns]
@@ -193,8 +179,7 @@ def _image_column(table: Any, name: str) -> list[Any]:
         )
     if not (pyarrow.types.is_binary(column.type) or pyarrow.types.is_large_binary(column.type)):
         raise DataError(
-            f"the image column of {name} holds {column.type}; it should hold encoded images: bytes, or "
-            f"{{bytes, path}}"
+            f"the image column of {name} holds {column.type}; it should hold encoded images: bytes, or {{bytes, path}}"
         )
     return column.to_pylist()  # type: ignore[no-any-return]
 
@@ -204,9 +189,7 @@ def _label_column(table: Any, name: str) -> Tensor:
 
     column = table.column(LABEL_COLUMN)
     if not pyarrow.types.is_integer(column.type):
-        raise DataError(
-            f"the label column of {name} holds {column.type}; it should hold whole numbers from 0"
-        )
+        raise DataError(f"the label column of {name} holds {column.type}; it should hold whole numbers from 0")
     if column.null_count:
         row = column.is_null().to_pylist().index(True)
         raise DataError(f"row {row} of {name} has no label; drop unlabelled rows")
@@ -217,9 +200,7 @@ def _class_names(table: Any) -> list[str] | None:
     """Return the class names that Hugging Face's writer leaves in the schema, if they are there."""
     metadata = (table.schema.metadata or {}).get(b"huggingface")
     try:
-        return [
-            str(name) for name in json.loads(metadata or b"{}")["info"]["features"][LABEL_COLUMN]["names"]
-        ]
+        return [str(name) for name in json.loads(metadata or b"{}")["info"]["features"][LABEL_COLUMN]["names"]]
     except (TypeError, ValueError, KeyError):
         return None
 
@@ -228,9 +209,7 @@ def _import_pillow() -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise UsageError(
-            "decoding images needs Pillow; install it with: pip install 'secateur[vision]'"
-        ) from error
+        raise UsageError("decoding images needs Pillow; install it with: pip install 'secateur[vision]'") from error
     return Image
 
 

@@ -1,6 +1,7 @@
 """One sample of a user's data set, read in any process: seeded by itself, checked, made a tensor."""
 
 import contextlib
+import operator
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from secateur.errors import SecateurError
 from secateur.randomness import derive_seed
 from secateur.user_code import describe_failure
 
@@ -56,7 +58,9 @@ class SampleReader(Dataset[Sample | UnreadableSample]):
         try:
             with _seeded(derive_seed("stored" if self._seed is None else self._seed, "sample", row)):
                 image, label = self._dataset[row]
-            sample = Sample(_as_pixels(image), int(label))
+            sample = Sample(_as_pixels(image), operator.index(label))
+        except SecateurError as error:
+            return UnreadableSample(str(error))
         except Exception as error:
             return UnreadableSample(f"sample {row} of {self._name} cannot be read: {describe_failure(error)}")
         pixels = sample.pixels
@@ -66,9 +70,7 @@ class SampleReader(Dataset[Sample | UnreadableSample]):
                 f"{self._kind} {self._shape}; all images must agree, so resize them"
             )
         if pixels.is_floating_point() and not bool(torch.isfinite(pixels).all()):
-            return UnreadableSample(
-                f"sample {row} of {self._name} holds NaN or infinity; remove or repair it"
-            )
+            return UnreadableSample(f"sample {row} of {self._name} holds NaN or infinity; remove or repair it")
         return sample
 
 

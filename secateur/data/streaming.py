@@ -114,9 +114,7 @@ class StreamingSource:
         part = self._parts[require_split(split)]
         require_samples(len(part.rows), split, self.name)
         if augment and seed is None:
-            raise UsageError(
-                "augment=True needs a seed to draw from; pass seed=derive_seed(...) of this epoch"
-            )
+            raise UsageError("augment=True needs a seed to draw from; pass seed=derive_seed(...) of this epoch")
         plan = plan_batches(
             part.rows,
             batch_size=batch_size,
@@ -183,11 +181,7 @@ def _collate(samples: list[Sample | UnreadableSample]) -> Tensor | UnreadableSam
 
 
 def _require_map_style(dataset: Dataset[Any], split: Split, name: str) -> None:
-    if (
-        isinstance(dataset, IterableDataset)
-        or not isinstance(dataset, Sized)
-        or not hasattr(dataset, "__getitem__")
-    ):
+    if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
         raise DataError(
             f"the {split} data of {name} is a {type(dataset).__name__} without length and index; "
             f"give a map-style torch Dataset, so that a run can continue at any batch"

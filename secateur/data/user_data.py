@@ -37,9 +37,7 @@ def user_source(spec: str, options: LoadOptions) -> DataSource:
     made = call_user_function(spec, allow_code=options.allow_code, error=DataError)
     if isinstance(made, DataSource):
         if options.normalization is not None:
-            raise UsageError(
-                f"{spec} returns a DataSource, which normalises by itself; leave the normalisation out"
-            )
+            raise UsageError(f"{spec} returns a DataSource, which normalises by itself; leave the normalisation out")
         return made
     if not isinstance(made, Mapping):
         raise DataError(
@@ -50,9 +48,7 @@ def user_source(spec: str, options: LoadOptions) -> DataSource:
             raise DataError(f"{spec} returned an {unknown_name('entry', str(key), KEYS)}")
     for key in ("train", "test"):
         if key not in made:
-            raise DataError(
-                f"{spec} returned no {key!r} entry, only {', '.join(map(str, made)) or 'nothing'}; add it"
-            )
+            raise DataError(f"{spec} returned no {key!r} entry, only {', '.join(map(str, made)) or 'nothing'}; add it")
     return _from_mapping(spec, made, options)
 
 
@@ -67,8 +63,7 @@ def _from_mapping(spec: str, made: Mapping[str, Any], options: LoadOptions) -> D
     }
     if not isinstance(shared["augmentation"], Augmentation):
         raise DataError(
-            f"{spec} returned {shared['augmentation']!r} as augmentation; return Augmentation(padding=…, "
-            "flip=…)"
+            f"{spec} returned {shared['augmentation']!r} as augmentation; return Augmentation(padding=…, flip=…)"
         )
     splits: dict[str, Any] = {split: made[split] for split in SPLITS if made.get(split) is not None}
     pairs = {split: _as_pair(value) for split, value in splits.items()}
@@ -113,6 +108,4 @@ def _normalization(value: object, spec: str) -> Normalization:
         return value
     if isinstance(value, str):
         return normalization_named(value)
-    raise DataError(
-        f"{spec} returned {value!r} as normalization; return a Normalization or a name such as 'imagenet'"
-    )
+    raise DataError(f"{spec} returned {value!r} as normalization; return a Normalization or a name such as 'imagenet'")

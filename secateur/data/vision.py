@@ -19,8 +19,7 @@ MNIST_FILES = tuple(
     f"MNIST/raw/{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")
 )
 CIFAR10_FILES = tuple(
-    f"cifar-10-batches-py/{name}"
-    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")
+    f"cifar-10-batches-py/{name}" for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch", "batches.meta")
 )
 # What torchvision's readers raise on files that are missing, cut short or something else altogether.
 _READ_FAILURES = (
@@ -46,9 +45,7 @@ def mnist_source(options: LoadOptions) -> MemorySource:
         UsageError: torchvision is not installed.
     """
     datasets = import_torchvision().datasets
-    train, test = read_both_parts(
-        "MNIST", datasets.MNIST, MNIST_FILES, options.root, download=options.download
-    )
+    train, test = read_both_parts("MNIST", datasets.MNIST, MNIST_FILES, options.root, download=options.download)
     return MemorySource(
         name="mnist",
         train=train,
@@ -72,9 +69,7 @@ def cifar10_source(options: LoadOptions) -> MemorySource:
         UsageError: torchvision is not installed.
     """
     datasets = import_torchvision().datasets
-    train, test = read_both_parts(
-        "CIFAR-10", datasets.CIFAR10, CIFAR10_FILES, options.root, download=options.download
-    )
+    train, test = read_both_parts("CIFAR-10", datasets.CIFAR10, CIFAR10_FILES, options.root, download=options.download)
     return MemorySource(
         name="cifar10",
         train=train,

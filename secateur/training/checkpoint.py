@@ -73,12 +73,8 @@ class Checkpoint:
     def to_entry(self) -> Entry:
         """Return the checkpoint as one flat entry."""
         tensors = {f"weights/{name}": tensor for name, tensor in self.weights.items()}
-        tensors |= {
-            f"moments/{key}/{name}": t for name, state in self.moments.items() for key, t in state.items()
-        }
-        tensors |= {
-            f"hooks/{hook}/{name}": t for hook, state in self.accumulated.items() for name, t in state.items()
-        }
+        tensors |= {f"moments/{key}/{name}": t for name, state in self.moments.items() for key, t in state.items()}
+        tensors |= {f"hooks/{hook}/{name}": t for hook, state in self.accumulated.items() for name, t in state.items()}
         return Entry(json.loads(_STATE.dump_json(self.state)), tensors)
 
     @classmethod
@@ -150,7 +146,10 @@ def write_entry(path: Path, entry: Entry) -> None:
         storages.add(stored.untyped_storage().data_ptr())
         plain[name] = stored
     with whole_file(path) as temporary:
-        safetensors.torch.save_file(plain, temporary, metadata={_KEY: json.dumps(entry.values)})
+        try:
+            safetensors.torch.save_file(plain, temporary, metadata={_KEY: json.dumps(entry.values)})
+        except safetensors.SafetensorError as error:  # a full disk, which it does not report as an OSError
+            raise OSError(str(error)) from error
 
 
 def read_entry(path: Path) -> Entry | None:
@@ -173,9 +172,5 @@ def read_entry(path: Path) -> Entry | None:
 
 def corrupt(path: Path, error: Exception) -> TrainingError:
     """Return the error for a file that is not what it should be."""
-    reason = (
-        f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}"
-        if isinstance(error, ValidationError)
-        else error
-    )
+    reason = f"{error.errors()[0]['loc']}: {error.errors()[0]['msg']}" if isinstance(error, ValidationError) else error
     return TrainingError(f"the checkpoint {path} is corrupt ({reason}); delete it to start that phase again")

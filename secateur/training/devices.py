@@ -94,9 +94,7 @@ def choose_device(name: str = "auto") -> torch.device:
             raise UsageError(f"device {name!r} is not there: torch sees no CUDA GPU; use --device cpu")
         index = device.index if device.index is not None else int(os.environ.get("LOCAL_RANK", "0"))
         if index >= torch.cuda.device_count():
-            raise UsageError(
-                f"device 'cuda:{index}' is not there: torch sees {torch.cuda.device_count()} CUDA GPUs"
-            )
+            raise UsageError(f"device 'cuda:{index}' is not there: torch sees {torch.cuda.device_count()} CUDA GPUs")
         device = torch.device("cuda", index)
         torch.cuda.set_device(device)
     elif device.type == "mps" and not torch.backends.mps.is_available():
@@ -137,15 +135,11 @@ def choose_precision(name: PrecisionName, device: torch.device, *, scaled: bool 
     if name == "auto" and torch.cuda.is_bf16_supported(including_emulation=False):
         return torch.bfloat16
     if device.type != "cuda":
-        raise UsageError(
-            f"precision 'fp16' needs a CUDA device, but the device is {device}; use bf16 or fp32"
-        )
+        raise UsageError(f"precision 'fp16' needs a CUDA device, but the device is {device}; use bf16 or fp32")
     if not scaled:
         if name == "auto":
             return None
-        raise UsageError(
-            "precision 'fp16' needs a scaled loss, which a replaced step does not have; use bf16 or fp32"
-        )
+        raise UsageError("precision 'fp16' needs a scaled loss, which a replaced step does not have; use bf16 or fp32")
     return torch.float16
 
 
@@ -180,11 +174,7 @@ def memory_named(batch_size: int) -> Iterator[None]:
         yield
     except (RuntimeError, MemoryError) as error:
         # On a CPU torch raises a plain RuntimeError; only its text tells.
-        short = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(
-            error
-        )
+        short = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
         if not short:
             raise
-        raise TrainingError(
-            f"out of memory with batch size {batch_size}; use a smaller batch_size"
-        ) from error
+        raise TrainingError(f"out of memory with batch size {batch_size}; use a smaller batch_size") from error

@@ -61,9 +61,7 @@ def evaluate(
     mean_of, top1, top5, samples = total.tolist()
     if samples == 0:
         raise DataError("cannot evaluate: the split has no samples")
-    return Evaluation(
-        loss=mean_of / samples, top1=top1 / samples, top5=top5 / samples, samples=round(samples)
-    )
+    return Evaluation(loss=mean_of / samples, top1=top1 / samples, top5=top5 / samples, samples=round(samples))
 
 
 def require_logits(outputs: object, classes: int) -> None:
@@ -84,6 +82,4 @@ def _sums(logits: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tenso
     likely = logits.topk(min(5, logits.shape[1]), dim=1).indices
     right = likely == labels[:, None]
     count = len(labels)
-    return torch.stack(
-        [loss(logits, labels) * count, right[:, 0].sum(), right.sum(), logits.new_tensor(count)]
-    )
+    return torch.stack([loss(logits, labels) * count, right[:, 0].sum(), right.sum(), logits.new_tensor(count)])

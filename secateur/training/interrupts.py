@@ -14,7 +14,7 @@ class Interrupted(KeyboardInterrupt):
     """
 
     def __init__(self, phase: str, epoch: int, step: int) -> None:
-        super().__init__(f"stopped in phase {phase!r}, epoch {epoch}, step {step}; the checkpoint is saved")
+        super().__init__(f"stopped in phase {phase!r}, epoch {epoch + 1}, after step {step}; the checkpoint is saved")
         self.phase = phase
         self.epoch = epoch
         self.step = step

@@ -25,7 +25,11 @@ from secateur.training.task import Batch
 from secateur.training.work import Work
 
 LOOK_SECONDS = 0.25  # between two looks at progress and at the age of the checkpoint
-CHECK_STEPS = 50  # between two checks of the losses on a device where each check would wait for it
+
+
+def steps_between_checks(device: torch.device) -> int:
+    """Return how many losses may wait to be read: reading one makes a GPU finish all its work first."""
+    return 1 if device.type == "cpu" else 50
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,7 @@ class TrainingLoop:
     generators: list[torch.Generator]
     cursor: Cursor = field(default_factory=Cursor)
     finished: tuple[EpochMeasurement, ...] = ()
-    _pending: list[tuple[int, int, Tensor]] = field(
-        default_factory=list
-    )  # (step, samples, loss) not read yet
+    _pending: list[tuple[int, int, Tensor]] = field(default_factory=list)  # (step, samples, loss) not read yet
     _begun: float = 0.0  # when the clock was last read for the cursor's seconds
     _saved: float = 0.0
     _look: float = 0.0
@@ -100,10 +102,10 @@ class TrainingLoop:
 
     def _run_epoch(self) -> None:
         epoch, first, steps = self.cursor.epoch, self.cursor.step, self.feed.steps
-        on_cpu = self.surroundings.device.type == "cpu"
         loss_sum, samples = self.cursor.loss_sum, self.cursor.samples
         rank, every = self.surroundings.processes.rank, self.surroundings.checkpoint_steps
-        self._begun = self.surroundings.clock()
+        clock, pending = self.surroundings.clock, steps_between_checks(self.surroundings.device)
+        self._begun = clock()
         batches = self.feed.batches(epoch, first) if first < steps else iter(())
         index = first - 1
         with contextlib.ExitStack() as stack:
@@ -121,16 +123,16 @@ class TrainingLoop:
                     hook(self.work.model)
                 count = len(batch[1])
                 samples += count
-                if on_cpu:
+                if pending == 1:
                     value = loss.item()
                     loss_sum += value * count
                     if not math.isfinite(value):
                         raise self._not_finite(epoch, index, value)
                 else:
                     self._pending.append((index, count, loss))
-                now = self.surroundings.clock()
+                now = clock()
                 due = every is not None and (index + 1) % every == 0
-                if now >= self._look or due or self.stop.made or len(self._pending) >= CHECK_STEPS:
+                if now >= self._look or due or self.stop.made or len(self._pending) >= pending:
                     loss_sum += self._read_losses(epoch)
                     seconds = self.cursor.seconds + now - self._begun
                     self._begun = now
@@ -141,10 +143,10 @@ class TrainingLoop:
         if index + 1 < steps:
             raise DataError(
                 f"the data source gave {index + 1} batches instead of {steps} "
-                f"in phase {self.work.name!r}, epoch {epoch}"
+                f"in phase {self.work.name!r}, epoch {epoch + 1}"
             )
         loss_sum += self._read_losses(epoch)
-        seconds = self.cursor.seconds + self.surroundings.clock() - self._begun
+        seconds = self.cursor.seconds + clock() - self._begun
         self.cursor = Cursor(epoch=epoch, step=steps, loss_sum=loss_sum, samples=samples, seconds=seconds)
 
     def _look_up(self, now: float, due: bool) -> None:
@@ -157,9 +159,7 @@ class TrainingLoop:
             self.surroundings.progress.advance(
                 done, epoch=cursor.epoch, loss=cursor.loss_sum / cursor.samples, images_per_s=speed
             )
-        if self.keeps and (
-            due or self.stop.made or now - self._saved >= self.surroundings.checkpoint_seconds
-        ):
+        if self.keeps and (due or self.stop.made or now - self._saved >= self.surroundings.checkpoint_seconds):
             self.save(cursor, self.finished, False)
             self._saved = self._begun = self.surroundings.clock()
         self._stop_if_asked()
@@ -171,9 +171,7 @@ class TrainingLoop:
         share_buffers(self.work.model, self.surroundings.processes)
         totals = torch.tensor([self.cursor.loss_sum, self.cursor.samples], dtype=torch.float64)
         if self.surroundings.processes.world_size > 1:
-            totals = sum_over_processes(
-                totals.to(self.surroundings.device), self.surroundings.processes
-            ).cpu()
+            totals = sum_over_processes(totals.to(self.surroundings.device), self.surroundings.processes).cpu()
         loss_sum, samples = totals.tolist()
         last = epoch + 1 == self.work.epochs
         settings = self.work.settings
@@ -198,9 +196,7 @@ class TrainingLoop:
         self._stop_if_asked()
 
     def _set_learning_rate(self, step: int) -> None:
-        rate = learning_rate(
-            self.work.settings, step, epochs=self.work.epochs, steps_per_epoch=self.feed.steps
-        )
+        rate = learning_rate(self.work.settings, step, epochs=self.work.epochs, steps_per_epoch=self.feed.steps)
         if rate != self._rate:
             self._rate = rate
             for group in self.optimizer.param_groups:
@@ -222,7 +218,8 @@ class TrainingLoop:
     def _not_finite(self, epoch: int, index: int, value: float) -> TrainingError:
         kept = "; the last checkpoint is kept" if self.keeps else ""
         return TrainingError(
-            f"the loss is {value} in phase {self.work.name!r}, epoch {epoch}, batch {index}{kept}; "
+            f"the loss is {value} in phase {self.work.name!r}, epoch {epoch + 1} of {self.work.epochs}, "
+            f"batch {index + 1} of {self.feed.steps}{kept}; "
             f"use a lower learning rate than {self._rate:g}, or clip the gradients"
         )
 

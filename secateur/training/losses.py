@@ -29,13 +29,9 @@ class SupervisedLoss:
     def __post_init__(self) -> None:
         """Refuse combinations that would be ignored silently."""
         if self.settings.distillation is not None and self.teacher is None:
-            raise UsageError(
-                "distillation is asked for, but the task has no teacher; give SupervisedTask a teacher"
-            )
+            raise UsageError("distillation is asked for, but the task has no teacher; give SupervisedTask a teacher")
         if self.labelled is not None and self.settings.label_smoothing > 0:
-            raise UsageError(
-                "label_smoothing has no effect on a loss of your own; set it to 0 or smooth in your loss"
-            )
+            raise UsageError("label_smoothing has no effect on a loss of your own; set it to 0 or smooth in your loss")
 
     def __call__(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the mean loss over the batch.

@@ -38,9 +38,7 @@ def build_optimizer(model: nn.Module, settings: TrainSettings) -> torch.optim.Op
         # The first step would make the buffers. Fused kernels refuse a parameter whose first gradient comes
         # later than the others'; from zeros the first step is the same: 0·μ + gradient.
         for parameter in trained:
-            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(
-                parameter, memory_format=torch.preserve_format
-            )
+            sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter, memory_format=torch.preserve_format)
     return sgd
 
 
@@ -70,9 +68,7 @@ def moments(model: nn.Module, optimizer: torch.optim.Optimizer) -> Moments:
     }
 
 
-def load_moments(
-    model: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Mapping[str, Tensor]]
-) -> None:
+def load_moments(model: nn.Module, optimizer: torch.optim.Optimizer, saved: Mapping[str, Mapping[str, Tensor]]) -> None:
     """Put back what :func:`moments` returned, on each parameter's device and with its strides."""
     for name, parameter in model.named_parameters():
         for key, value in saved.get(name, {}).items():

@@ -186,7 +186,7 @@ def _continued(saved: Checkpoint, surroundings: Surroundings) -> TrainResult:
     changes = list(saved.state.environment.differences(surroundings.environment()))
     if surroundings.device.type != "cpu":
         changes.append(f"computing on {surroundings.device.type}, which is not repeatable to the bit")
-    notes = [f"phase {before.phase!r} continued at epoch {cursor.epoch}, step {cursor.step}"]
+    notes = [f"phase {before.phase!r} continued in epoch {cursor.epoch + 1} after step {cursor.step}"]
     if changes:
         notes.append(f"not bit for bit as an unbroken run: {'; '.join(changes)}")
     for note in notes:

@@ -59,9 +59,7 @@ class PlainLines:
     def phase_begins(self, name: str, *, epochs: int, steps: int, done: int) -> None:
         """Remember what the lines are about."""
         self._name, self._epochs = name, epochs
-        self._print(
-            f"{name}: {epochs} epochs, {steps} steps" + (f", {done} of them done before" if done else "")
-        )
+        self._print(f"{name}: {epochs} epochs, {steps} steps" + (f", {done} of them done before" if done else ""))
 
     def advance(self, done: int, *, epoch: int, loss: float, images_per_s: float) -> None:
         """Show nothing between epochs."""
@@ -112,9 +110,7 @@ class LiveBar:
 
     def epoch_ends(self, measurement: EpochMeasurement) -> None:
         """Leave one line for the epoch."""
-        self._console.print(
-            f"epoch {measurement.epoch + 1}/{self._epochs}  {describe(measurement)}", highlight=False
-        )
+        self._console.print(f"epoch {measurement.epoch + 1}/{self._epochs}  {describe(measurement)}", highlight=False)
 
     def note(self, text: str) -> None:
         """Leave one line."""

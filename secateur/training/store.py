@@ -1,7 +1,9 @@
 """Named phases and data of a run on disk: how a killed run continues inside a method."""
 
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -40,6 +42,10 @@ class Phase:
         Raises:
             TrainingError: it is corrupt.
         """
+        if self._processes.first:
+            # A kill in the middle of a write leaves its unfinished file behind.
+            for unfinished in self._path.parent.glob(f".{self._path.name}.*.part"):
+                unfinished.unlink(missing_ok=True)
         entry = read_entry(self._path)
         # Nobody trains on before all have read, because training writes the next checkpoint.
         wait_for_all(self._processes)
@@ -72,14 +78,12 @@ class Store:
         """Use ``folder``, which is made by the first write."""
         self.folder = Path(folder)
         self._processes = join_processes()
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
 
     @classmethod
     def temporary(cls) -> "Store":
-        """Return a store that vanishes with the process, for runs that nobody wants to continue."""
-        folder = tempfile.TemporaryDirectory(prefix="secateur-", ignore_cleanup_errors=True)
-        store = cls(folder.name)
-        store._temporary = folder
+        """Return a store whose folder vanishes with it, for runs that nobody wants to continue."""
+        store = cls(tempfile.mkdtemp(prefix="secateur-"))
+        weakref.finalize(store, shutil.rmtree, store.folder, ignore_errors=True)
         return store
 
     def phase(self, name: str) -> Phase:

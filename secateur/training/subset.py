@@ -38,9 +38,7 @@ def subset_indices(subset: Subset | None, size: int, *, seed: int) -> Tensor | N
         raise UsageError("subset must be a number of samples, a share in (0, 1], or a list of indices")
     low, high = int(indices.min()), int(indices.max())
     if low < 0 or high >= size:
-        raise UsageError(
-            f"subset has index {low if low < 0 else high}, but the training split has {size} samples"
-        )
+        raise UsageError(f"subset has index {low if low < 0 else high}, but the training split has {size} samples")
     return indices.long()
 
 
