@@ -67,7 +67,7 @@ _HOME = {
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
-__all__ = sorted(["__version__", *_MODULE_OF])  # noqa: PLE0605  (a list; ruff cannot see through sorted)
+__all__ = sorted(["__version__", *_MODULE_OF])
 
 
 def __getattr__(name: str) -> Any:
