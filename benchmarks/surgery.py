@@ -113,7 +113,9 @@ def _memory(name: str, target: int, answer: "multiprocessing.Queue[dict[str, int
     small = cut_ours(model, inputs, target)
     peak = _resident("VmHWM")
     size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
-    answer.put({"model_bytes": size, "extra_bytes": peak - before, "cut_params": sum(p.numel() for p in small.parameters())})
+    answer.put(
+        {"model_bytes": size, "extra_bytes": peak - before, "cut_params": sum(p.numel() for p in small.parameters())}
+    )
 
 
 def memory(name: str, target: int) -> dict[str, int]:

@@ -321,19 +321,26 @@ def _named_groups(
     for name, axis in dims:
         starts.append(position)
         position += record.stored[name].tensor.shape[axis]
-    used: Counter[str] = Counter()
-    groups = []
-    offset = 0
-    for number, size in enumerate(sizes.tolist()):
+    bases, produced = [], []
+    first_units = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    for offset in first_units[:-1].tolist():
         atom = int(units.leads[offset])
-        place = int(np.searchsorted(starts, atom, side="right")) - 1
         # Dimensions of size zero share a start; the one that holds the atom is the last.
+        place = int(np.searchsorted(starts, atom, side="right")) - 1
         parameter = dims[place][0]
-        base = parameter.rsplit(".", 1)[0] if "." in parameter else parameter
+        bases.append(parameter.rsplit(".", 1)[0] if "." in parameter else parameter)
+        produced.append(record.roles.get(starts[place]) == _PRODUCES)
+    # A module's plain name goes to the group that it produces; what else it leads is numbered.
+    used: Counter[str] = Counter()
+    names = [""] * len(bases)
+    for number in sorted(range(len(bases)), key=lambda number: (not produced[number], number)):
+        base = bases[number]
         used[base] += 1
-        name = base if used[base] == 1 else f"{base}#{used[base]}"
-        groups.append(Group(name, size, offset, units.locked[number], units.approximate[number]))
-        offset += size
+        names[number] = base if used[base] == 1 else f"{base}#{used[base]}"
+    groups = [
+        Group(names[number], size, int(first_units[number]), units.locked[number], units.approximate[number])
+        for number, size in enumerate(sizes.tolist())
+    ]
     return tuple(groups)
 
 

@@ -1,0 +1,82 @@
+"""Laws that every method obeys."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from secateur.cost import Budget
+from secateur.data import load_data
+from secateur.errors import BudgetError, UsageError
+from secateur.graph import trace
+from secateur.methods import METHODS, Magnitude
+from secateur.models import build_model
+from secateur.training import Store, SupervisedTask, TrainSettings
+
+QUICK = {"magnitude": {"finetune_epochs": 1, "steps": 2}}
+SETTINGS = TrainSettings(batch_size=256, learning_rate=0.01, schedule="constant")
+
+
+@pytest.fixture(scope="module")
+def task() -> SupervisedTask:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    return SupervisedTask(load_data("digits"), settings=SETTINGS, seed=1, device="cpu")
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    torch.manual_seed(0)
+    return build_model("digits-resnet")
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_compress_meets_the_budget_and_spares_its_input(
+    name: str, task: SupervisedTask, model: nn.Module, tmp_path: Path
+) -> None:
+    before = copy.deepcopy(model.state_dict())
+    budget = Budget(macs=0.5)
+    result = METHODS[name](**QUICK[name]).compress(model, task, budget, store=Store(tmp_path))
+    assert budget.met_by(trace(result.model, task.example_inputs), trace(model, task.example_inputs))
+    assert type(result.model) is type(model)
+    assert result.record.proof is not None
+    assert result.record.proof.passed
+    torch.testing.assert_close(dict(model.state_dict()), dict(before), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_second_run_over_the_same_store_gives_the_same(
+    name: str, task: SupervisedTask, model: nn.Module, tmp_path: Path
+) -> None:
+    method = METHODS[name](**QUICK[name])
+    first = method.compress(model, task, Budget(macs=0.5), store=Store(tmp_path))
+    again = method.compress(model, task, Budget(macs=0.5), store=Store(tmp_path))
+    fresh = method.compress(model, task, Budget(macs=0.5), store=Store.temporary())
+    assert first.plan == again.plan == fresh.plan
+    state = dict(first.model.state_dict())
+    torch.testing.assert_close(dict(again.model.state_dict()), state, rtol=0, atol=0)
+    torch.testing.assert_close(dict(fresh.model.state_dict()), state, rtol=0, atol=0)
+
+
+def test_steps_compose_to_one_plan_of_the_original(task: SupervisedTask, model: nn.Module) -> None:
+    result = Magnitude(steps=3, step_epochs=0, finetune_epochs=0).compress(
+        model, task, Budget(macs=0.4), store=Store.temporary()
+    )
+    graph = trace(model, task.example_inputs)
+    assert graph.macs(result.plan) <= 0.4 * graph.macs()
+    assert trace(result.model, task.example_inputs).macs() == graph.macs(result.plan)
+
+
+def test_a_budget_already_held_is_refused(task: SupervisedTask, model: nn.Module) -> None:
+    with pytest.raises(BudgetError, match="nothing to cut"):
+        Magnitude().compress(model, task, Budget(macs=1.0), store=Store.temporary())
+
+
+def test_bad_settings_are_refused() -> None:
+    with pytest.raises(UsageError, match="did you mean 'l1'"):
+        Magnitude(criterion="l11")
+    with pytest.raises(UsageError, match="steps is 0"):
+        Magnitude(steps=0)
+    with pytest.raises(UsageError, match="finetune_epochs is -1"):
+        Magnitude(finetune_epochs=-1)
