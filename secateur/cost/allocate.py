@@ -89,7 +89,8 @@ def allocate(
     total = queue.group.size
     if not holds(total):
         _refuse(graph, kept_after(total), limits, meters, groups, floors)
-    low, high = 0, total  # holds(high) is true throughout
+    # A model that is left whole needs no record of the cut, so its file is judged by itself.
+    low, high = (0, 0) if holds(0) else (1, total)  # holds(high) is true throughout
     while low < high:
         middle = (low + high) // 2
         if holds(middle):
@@ -251,7 +252,8 @@ def _warn_about_minima(graph: ChannelGraph, kept: UnitArray, floors: Mapping[str
     if fallen:
         shown = ", ".join(fallen[:5]) + (f" and {len(fallen) - 5} more" if len(fallen) > 5 else "")
         warnings.warn(
-            f"{len(fallen)} group(s) were cut to their minimum: {shown}; raise min_units or min_share if accuracy suffers",
+            f"{len(fallen)} group(s) were cut to their minimum: {shown}; raise min_units or min_share if accuracy "
+            "suffers",
             MinimumWarning,
             stacklevel=3,
         )

@@ -25,7 +25,7 @@ class Profile:
     Attributes:
         macs: multiply-adds of convolutions and matrix products per sample (1 MAC = one multiply-add).
         params: parameters, tied ones once.
-        size_bytes: bytes of the tensors that are saved.
+        size_bytes: bytes of the file that it would be saved as, an upper bound within some kilobytes.
         activation_bytes: peak bytes of activations alive, per sample.
         modules: compute operators in the order in which they run.
     """
