@@ -19,7 +19,8 @@ def l1_norm(slices: Tensor) -> Tensor:
         UsageError: ``slices`` is not two-dimensional.
     """
     _check(slices)
-    return torch.linalg.vector_norm(slices, ord=1, dim=1)  # without a temporary of absolute values
+    norms: Tensor = torch.linalg.vector_norm(slices, ord=1, dim=1)  # without a temporary of absolute values
+    return norms
 
 
 def l2_norm(slices: Tensor) -> Tensor:
@@ -35,7 +36,8 @@ def l2_norm(slices: Tensor) -> Tensor:
         UsageError: ``slices`` is not two-dimensional.
     """
     _check(slices)
-    return torch.linalg.vector_norm(slices, ord=2, dim=1)
+    norms: Tensor = torch.linalg.vector_norm(slices, ord=2, dim=1)
+    return norms
 
 
 def _check(slices: Tensor) -> None:
