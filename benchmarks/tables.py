@@ -66,7 +66,61 @@ def training(record: dict[str, Any]) -> str:
     return f"{rows_to_markdown(head, rows)}\n\nMedians of paired, interleaved rounds, batch 128; {_machine(record)}."
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"surgery": surgery, "training": training}
+def run(record: dict[str, Any]) -> str:
+    """Before and after of one `secateur prune` run."""
+    titles = {"dense": "dense", "cut": "cut, not yet fine-tuned", "tuned": "fine-tuned", "onnx": "fine-tuned, ONNX Runtime"}
+    rows = []
+    for key, title in titles.items():
+        value = record["measurements"].get(key)
+        if value is None:
+            continue
+        test, latency = value["test"], value["latency"]
+        rows.append(
+            [
+                title,
+                f"{100 * test['top1']:.2f} %",
+                f"{test['loss']:.4f}",
+                f"{value['macs'] / 1e6:.2f}M",
+                f"{value['params']:,}",
+                f"{value['size_bytes'] / 1e6:.2f} MB",
+                f"{latency['median_ms']:.2f} ± {latency['spread_ms']:.2f}" if latency else "",
+            ]
+        )
+    head = ["model", "top-1", "loss", "MACs", "parameters", "file", "latency ms"]
+    proof, threads = record["proof"], record["environment"]["threads"]
+    note = (
+        f"{record['measurements']['dense']['test']['samples']:,} test samples, last epoch, seed {record['seeds']['seed']}. "
+        f"Proof: {proof['verdict']}, max|masked − cut| / max|original − masked| = {proof['relative_error']:.0e}. Latency: "
+        f"median ± distance of the quartiles, batch 1, {threads} thread(s); {_machine(record)}."
+    )
+    return f"{rows_to_markdown(head, rows)}\n\n{note}"
+
+
+def seeds(record: dict[str, Any]) -> str:
+    """Criteria at one budget, paired by seed."""
+    rows = [
+        [
+            row["criterion"],
+            ", ".join(f"{100 * value:.2f}" for value in row["test_top1"]),
+            f"{100 * row['mean']:.2f} ± {100 * row['spread']:.2f}",
+        ]
+        for row in record["rows"]
+    ]
+    head = ["criterion", f"test top-1 %, seeds {', '.join(map(str, record['seeds']))}", "mean ± half range"]
+    paired = ", ".join(f"{100 * value:+.2f}" for value in record["paired_difference"])
+    note = (
+        f"{record['what']}. L1 minus random, paired by seed: {paired} points. {record['samples']:,} test samples, last "
+        f"epoch; {_machine(record)}."
+    )
+    return f"{rows_to_markdown(head, rows)}\n\n{note}"
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "surgery": surgery,
+    "training": training,
+    "resnet56": run,
+    "criteria": seeds,
+}
 
 
 def filled(text: str) -> str:

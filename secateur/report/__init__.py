@@ -1,0 +1,37 @@
+"""Run records, graphs and model files as tables, and one page per run."""
+
+from secateur.report.grid import Grid as Grid
+from secateur.report.grid import print_facts as print_facts
+from secateur.report.grid import print_grid as print_grid
+from secateur.report.page import report_markdown as report_markdown
+from secateur.report.page import write_report as write_report
+from secateur.report.result import MODELS as MODELS
+from secateur.report.result import proof_text as proof_text
+from secateur.report.result import result_facts as result_facts
+from secateur.report.result import result_grid as result_grid
+from secateur.report.structure import artifact_facts as artifact_facts
+from secateur.report.structure import cost_grid as cost_grid
+from secateur.report.structure import groups_facts as groups_facts
+from secateur.report.structure import groups_grid as groups_grid
+from secateur.report.structure import plan_grid as plan_grid
+from secateur.report.structure import profile_facts as profile_facts
+from secateur.report.structure import profile_grid as profile_grid
+
+__all__ = [
+    "MODELS",
+    "Grid",
+    "artifact_facts",
+    "cost_grid",
+    "groups_facts",
+    "groups_grid",
+    "plan_grid",
+    "print_facts",
+    "print_grid",
+    "profile_facts",
+    "profile_grid",
+    "proof_text",
+    "report_markdown",
+    "result_facts",
+    "result_grid",
+    "write_report",
+]

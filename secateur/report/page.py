@@ -1,0 +1,106 @@
+"""``report.md`` and ``report.png``: one run on a page."""
+
+import shlex
+from pathlib import Path
+
+from secateur.files import write_text
+from secateur.graph import Plan
+from secateur.record import RunRecord, TrainResult
+from secateur.report.figure import write_figure
+from secateur.report.grid import Grid
+from secateur.report.result import MODELS, result_facts, result_grid
+from secateur.report.values import share
+
+
+def write_report(folder: Path | str, record: RunRecord, plan: Plan) -> tuple[str, ...]:
+    """Write ``report.md`` and, where matplotlib is installed, ``report.png`` into a run directory.
+
+    Args:
+        folder: the run directory.
+        record: what the run measured.
+        plan: what was cut.
+
+    Returns:
+        The names of the files written.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    folder = Path(folder)
+    drawn = write_figure(folder / "report.png", record, plan)
+    write_text(folder / "report.md", report_markdown(record, plan, figure="report.png" if drawn else None))
+    return ("report.md", "report.png") if drawn else ("report.md",)
+
+
+def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None) -> str:
+    """Return the page of a run as Markdown."""
+    result = result_grid(record)
+    facts = "\n".join(f"* **{label}**: {text}" for label, text in result_facts(record))
+    parts = [
+        f"# {_title(record)}",
+        f"`{shlex.join(record.command) or 'secateur.recipe.prune'}`",
+        f"## {result.title}",
+        result.to_markdown(),
+        facts,
+        *([f"![kept units per group, accuracy and training]({figure})"] if figure else []),
+        "## Exact numbers",
+        exact_grid(record).to_markdown(),
+        "1 MAC = one multiply-add of a convolution or matrix product, per sample. Activations: the peak over operators "
+        "of the bytes alive, per sample.",
+        "## What was cut",
+        kept_grid(plan).to_markdown(),
+        *(_phase(phase) for phase in record.phases if phase.epochs),
+        "## Where it ran",
+        "\n".join(f"* {name}: {value}" for name, value in vars(record.environment).items()),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def exact_grid(record: RunRecord) -> Grid:
+    """Return the counts without rounding, and the accuracy on both splits."""
+    rows = []
+    for key, title in MODELS.items():
+        value = record.measurements.get(key)
+        if value is None:
+            continue
+        counts = (value.macs, value.params, value.size_bytes, value.activation_bytes)
+        accuracies = (value.validation, value.test)
+        rows.append(
+            (
+                title,
+                *(f"{number:,}" if number is not None else "–" for number in counts),
+                *(share(accuracy.top1) if accuracy else "–" for accuracy in accuracies),
+            )
+        )
+    headers = ("model", "MACs", "parameters", "file bytes", "activation bytes", "validation top-1", "test top-1")
+    return Grid("Exact numbers", headers, tuple(rows))
+
+
+def kept_grid(plan: Plan) -> Grid:
+    """Return what stays of every group that lost units."""
+    rows = [
+        (name, str(plan.sizes[name]), str(len(units)), share(len(units) / plan.sizes[name], 1))
+        for name, units in plan.kept.items()
+    ]
+    return Grid("What was cut", ("group", "units", "kept", "share"), tuple(rows))
+
+
+def _phase(phase: TrainResult) -> str:
+    rows = tuple(
+        (
+            str(epoch.epoch + 1),
+            f"{epoch.train_loss:.4f}",
+            f"{epoch.learning_rate:.3g}",
+            share(epoch.validation.top1) if epoch.validation else "–",
+            f"{epoch.images_per_s:,.0f}",
+        )
+        for epoch in phase.epochs
+    )
+    grid = Grid(phase.phase, ("epoch", "loss", "learning rate", "validation top-1", "images/s"), rows)
+    return f"## Training: {phase.phase}\n\n{grid.to_markdown()}"
+
+
+def _title(record: RunRecord) -> str:
+    model, data = record.settings.get("model"), record.settings.get("data")
+    names = [str(part["spec"]) for part in (model, data) if isinstance(part, dict) and "spec" in part]
+    return " on ".join(names) + ": cut to a budget" if names else "Cut to a budget"

@@ -1,0 +1,33 @@
+"""The Python on the documentation's pages runs as written."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import secateur
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def blocks(page: str) -> str:
+    return "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL))
+
+
+def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    pytest.importorskip("onnxruntime", reason="the page exports ONNX")
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    exec(compile(blocks("docs/guide.md"), "docs/guide.md", "exec"), {})
+    assert (tmp_path / "small.safetensors").exists()
+
+
+def test_the_readmes_five_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    names = {"model": secateur.build_model("resnet20"), "example_inputs": torch.randn(2, 3, 32, 32)}
+    exec(compile(blocks("README.md"), "README.md", "exec"), names)
+    loaded = secateur.load(secateur.build_model("resnet20"), "small.safetensors")
+    assert secateur.trace(loaded, torch.randn(1, 3, 32, 32)).macs() <= 0.5 * 40_551_040
