@@ -145,8 +145,9 @@ def main() -> None:
         rows.append(row)
         extra = row["memory"]["extra_bytes"] / row["memory"]["model_bytes"]
         print(
-            f"{name:14} ours {row['ours_median_s']:.3f} s, peer {row['peer_median_s']:.3f} s, ratio {row['ratio']:.2f}, "
-            f"MACs {row['macs_ours'] / row['macs']:.3f} / {row['macs_peer'] / row['macs']:.3f}, extra memory {extra:.2f} x model",
+            f"{name:14} ours {row['ours_median_s']:.3f} s, peer {row['peer_median_s']:.3f} s, "
+            f"ratio {row['ratio']:.2f}, MACs {row['macs_ours'] / row['macs']:.3f} / "
+            f"{row['macs_peer'] / row['macs']:.3f}, extra memory {extra:.2f} x model",
             flush=True,
         )
     mean = statistics.geometric_mean(row["ratio"] for row in rows)

@@ -14,7 +14,11 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
-TARGETS = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted(ROOT.glob("secateur/methods/*/README.md")))
+TARGETS = (
+    ROOT / "README.md",
+    *sorted((ROOT / "docs").glob("*.md")),
+    *sorted(ROOT.glob("secateur/methods/*/README.md")),
+)
 
 
 def rows_to_markdown(head: list[str], rows: list[list[str]]) -> str:
@@ -43,8 +47,8 @@ def surgery(record: dict[str, Any]) -> str:
     ]
     head = ["network", "Secateur s", f"{record['peer']} s", "ratio", "MACs left (both)", "extra memory MiB of limit"]
     note = (
-        f"Geometric mean of the ratios {record['geometric_mean_ratio']:.1f}×. Medians of {record['repeats']} interleaved "
-        f"repeats, one thread; {_machine(record)}."
+        f"Geometric mean of the ratios {record['geometric_mean_ratio']:.1f}×. Medians of {record['repeats']} "
+        f"interleaved repeats, one thread; {_machine(record)}."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
 
@@ -68,7 +72,12 @@ def training(record: dict[str, Any]) -> str:
 
 def run(record: dict[str, Any]) -> str:
     """Before and after of one `secateur prune` run."""
-    titles = {"dense": "dense", "cut": "cut, not yet fine-tuned", "tuned": "fine-tuned", "onnx": "fine-tuned, ONNX Runtime"}
+    titles = {
+        "dense": "dense",
+        "cut": "cut, not yet fine-tuned",
+        "tuned": "fine-tuned",
+        "onnx": "fine-tuned, ONNX Runtime",
+    }
     rows = []
     for key, title in titles.items():
         value = record["measurements"].get(key)
@@ -89,9 +98,10 @@ def run(record: dict[str, Any]) -> str:
     head = ["model", "top-1", "loss", "MACs", "parameters", "file", "latency ms"]
     proof, threads = record["proof"], record["environment"]["threads"]
     note = (
-        f"{record['measurements']['dense']['test']['samples']:,} test samples, last epoch, seed {record['seeds']['seed']}. "
-        f"Proof: {proof['verdict']}, max|masked − cut| / max|original − masked| = {proof['relative_error']:.0e}. Latency: "
-        f"median ± distance of the quartiles, batch 1, {threads} thread(s); {_machine(record)}."
+        f"{record['measurements']['dense']['test']['samples']:,} test samples, last epoch, "
+        f"seed {record['seeds']['seed']}. Proof: {proof['verdict']}, max|masked − cut| / max|original − masked| = "
+        f"{proof['relative_error']:.0e}. Latency: median ± distance of the quartiles, batch 1, {threads} thread(s); "
+        f"{_machine(record)}."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
 

@@ -192,7 +192,7 @@ class ChannelGraph:
         kept = self.sizes.copy()
         names = {group.name: number for number, group in enumerate(self.groups)}
         for name, units in plan.kept.items():
-            kept[names[name]] = len(units)
+            kept[names[self.group(name).name]] = len(units)
         return kept
 
     def macs(self, plan: Plan | None = None) -> int:
@@ -241,7 +241,7 @@ class ChannelGraph:
         chosen: dict[str, tuple[int, ...]] = {}
         for name, units in kept.items():
             group = self.group(name)
-            numbers = sorted({int(unit) for unit in units})
+            numbers = _numbers(name, units)
             if not numbers:
                 raise PlanError(f"group {name!r} would keep none of its {group.size} units; keep at least one")
             if numbers[0] < 0 or numbers[-1] >= group.size:
@@ -301,8 +301,9 @@ class ChannelGraph:
             offset += size
 
         def renumbered(units: UnitArray) -> UnitArray:
-            new = number[units]
-            return new[new != -2]
+            new: UnitArray = number[units]
+            left: UnitArray = new[new != -2]
+            return left
 
         dims = tuple(replace(dim, units=renumbered(dim.units)) for dim in self.dims)
         lost = {(cut.parameter, cut.dim): cut.removed.size for cut in plan.cuts}
@@ -394,3 +395,10 @@ class ChannelGraph:
         """Return a hash of the whole content, for comparing graphs across processes."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _numbers(name: str, units: Iterable[int]) -> list[int]:
+    found = np.asarray(list(units))
+    if found.size and (found.dtype.kind not in "iu" or found.ndim != 1):
+        raise PlanError(f"the units to keep of group {name!r} must be whole numbers, not {found.dtype} {found.shape}")
+    return sorted({int(unit) for unit in found})

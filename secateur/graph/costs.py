@@ -46,35 +46,44 @@ class Forms:
 
 @dataclass(frozen=True)
 class Terms:
-    """Products: constant × Π forms. Rows of ``factors`` hold form numbers, padded with -1."""
+    """Products: constant × Π forms / divisor, a whole number. Rows of ``factors`` hold form numbers, padded with -1."""
 
     constants: IntArray  # (T,)
     factors: IntArray  # (T, K)
+    divisors: IntArray  # (T,)
 
     def values(self, sizes: IntArray) -> IntArray:
         """Return the value of every term, shape (T,), for the sizes of the forms."""
         padded = np.append(sizes, 1)
-        product: IntArray = self.constants * padded[self.factors].prod(axis=1)
+        product: IntArray = self.constants * padded[self.factors].prod(axis=1) // self.divisors
         return product
 
     @classmethod
-    def of(cls, rows: list[tuple[int, list[int]]]) -> "Terms":
-        """Build terms from (constant, form numbers) rows."""
+    def of(cls, rows: list[tuple[int, list[int]]], divisor: int = 1) -> "Terms":
+        """Build terms from (constant, form numbers) rows, all shared out over ``divisor`` samples."""
         width = max((len(forms) for _, forms in rows), default=0)
         factors = np.full((len(rows), max(width, 1)), -1, dtype=np.int64)
         for number, (_, forms) in enumerate(rows):
             factors[number, : len(forms)] = forms
-        return cls(np.asarray([constant for constant, _ in rows], dtype=np.int64), factors)
+        constants = np.asarray([constant for constant, _ in rows], dtype=np.int64)
+        # Where samples are merged with channels it is the forms that hold the number of samples.
+        common = np.gcd(constants, divisor)
+        return cls(constants // common, factors, divisor // common)
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists."""
-        return {"constants": self.constants.tolist(), "factors": self.factors.tolist()}
+        return {
+            "constants": self.constants.tolist(),
+            "factors": self.factors.tolist(),
+            "divisors": self.divisors.tolist(),
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Terms":
         """Read what :meth:`to_json` wrote."""
         constants = np.asarray(data["constants"], dtype=np.int64)
-        return cls(constants, np.asarray(data["factors"], dtype=np.int64).reshape(constants.size, -1))
+        factors = np.asarray(data["factors"], dtype=np.int64).reshape(constants.size, -1)
+        return cls(constants, factors, np.asarray(data["divisors"], dtype=np.int64))
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from secateur.errors import SecateurError
 from secateur.graph.labels import Bookkeeper, DimensionLabels, IntArray, Labels, attach, labels_of
 from secateur.graph.rules import Rule, rule_for
 from secateur.graph.rules.attention import scaled_dot_product_attention
@@ -25,7 +26,7 @@ _ATTENTION = nn.functional.scaled_dot_product_attention
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-class Flow(TorchDispatchMode):
+class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches every ATen operator of a run and lets its rule say how labels flow.
 
     Subclasses say what is done with it: :class:`~secateur.graph.trace.Tracer` collects unions and costs,
@@ -33,7 +34,7 @@ class Flow(TorchDispatchMode):
     """
 
     def __init__(self, books: Bookkeeper, module_names: dict[int, str]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.books = books
         self.unknown: Counter[str] = Counter()
         self._module_names = module_names
@@ -41,6 +42,8 @@ class Flow(TorchDispatchMode):
         self._handles: list[Any] = []
         self._depth = 0
         self._inside_attention = False
+        self._fast_path = True
+        self.from_weights = False  # whether the operator at hand reads parameters and constants alone
 
     # What rules use ------------------------------------------------------------------------------------------
 
@@ -120,8 +123,8 @@ class Flow(TorchDispatchMode):
         del name
         return func(*call[0], **call[1])
 
-    def after(self, func: Any, inputs: list[Tensor], result: Any) -> None:
-        """See an operator when its rule has run; the tracer's place to follow storages."""
+    def after(self, func: Any, labels: list[Labels | None], results: list[Tensor]) -> None:
+        """See an operator when its rule has run, with what its inputs were labelled before; to follow storages."""
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -148,21 +151,44 @@ class Flow(TorchDispatchMode):
     ) -> Any:
         """Run an operator between ``before`` and ``after`` and apply its rule, or lock what it touches."""
         labels = [labels_of(tensor) for tensor in inputs]
-        from_weights = all(known is None or known.from_weights for known in labels)
+        self.from_weights = all(known is None or known.from_weights for known in labels)
         result = run(self.before(name, call))
-        if rule is not None:
-            rule(self, call[0], call[1], result)
-        elif any(dim is not None for known in labels if known for dim in known.dims):
-            self.unknown[str(func)] += 1
-            for known in labels:
-                for dim in known.dims if known else ():
-                    self.lock(dim, f"{name} has no rule")
-        for tensor in tensors_in(((result,), {})):
+        results = list(tensors_in(((result,), {})))
+        if rule is None:
+            self._lock_all(f"{name} has no rule", func, inputs, labels, results)
+        elif not self._obeys(rule, call, result, results):
+            self._lock_all(f"the rule of {name} does not know this use of it", func, inputs, labels, results)
+        for tensor in results:
             known = labels_of(tensor)
             if known is None or not any(tensor is argument for argument in inputs):
-                attach(tensor, Labels(known.dims if known else (None,) * tensor.dim(), from_weights=from_weights))
-        self.after(func, inputs, result)
+                dims = known.dims if known else (None,) * tensor.dim()
+                attach(tensor, Labels(dims, from_weights=self.from_weights))
+        self.after(func, labels, results)
         return result
+
+    def _obeys(self, rule: Rule, call: Call, result: Any, results: list[Tensor]) -> bool:
+        """Apply a rule; False if it fails, or labels its results with other sizes than they have."""
+        try:
+            rule(self, call[0], call[1], result)
+        except SecateurError:
+            raise
+        except Exception:  # a use of the operator that its rule was not written for
+            return False
+        return all((known := labels_of(tensor)) is None or _fits(tensor, known.dims) for tensor in results)
+
+    def _lock_all(
+        self, reason: str, func: Any, inputs: list[Tensor], labels: list[Labels | None], results: list[Tensor]
+    ) -> None:
+        """Lock what an operator reads, and let its results carry nothing."""
+        if any(dim is not None for known in labels if known for dim in known.dims):
+            self.unknown[str(func)] += 1
+        for tensor in results:
+            attach(tensor, Labels((None,) * tensor.dim(), from_weights=False))
+        for tensor, known in zip(inputs, labels, strict=True):
+            for dim in known.dims if known else ():
+                self.lock(dim, reason)
+            if known is not None and any(tensor is other for other in results) and _fits(tensor, known.dims):
+                attach(tensor, Labels(known.dims, from_weights=False, storage=known.storage))
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:
         """Run one scaled-dot-product attention as a single operator, whatever kernels it is made of.
@@ -170,17 +196,20 @@ class Flow(TorchDispatchMode):
         Its default scale 1/√d reads a size, and which kernels it decomposes to depends on the device; neither can
         be seen operator by operator.
         """
-
-        def run(call: Call) -> Any:
-            self._inside_attention = True
-            try:
-                return _ATTENTION(*call[0], **call[1])
-            finally:
-                self._inside_attention = False
-
         call: Call = (args, kwargs)
-        name = "scaled_dot_product_attention"
-        return self.see(_ATTENTION, name, scaled_dot_product_attention, list(tensors_in(call)), call, run)
+        name, rule = "scaled_dot_product_attention", scaled_dot_product_attention
+        self._inside_attention = True
+        try:
+            return self.see(
+                _ATTENTION,
+                name,
+                rule,
+                list(tensors_in(call)),
+                call,
+                run=lambda changed: _ATTENTION(*changed[0], **changed[1]),
+            )
+        finally:
+            self._inside_attention = False
 
     # Entering and leaving ------------------------------------------------------------------------------------
 
@@ -192,18 +221,22 @@ class Flow(TorchDispatchMode):
                 register_module_forward_hook(self._leave_module, always_call=True),
             ]
             nn.functional.scaled_dot_product_attention = self.attend
+            # Fused attention layers hide their products; the ordinary path shows them.
+            self._fast_path = torch.backends.mha.get_fastpath_enabled()
+            torch.backends.mha.set_fastpath_enabled(False)
         self._depth += 1
-        super().__enter__()
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop watching."""
-        super().__exit__(kind, error, trace)
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._depth -= 1
         if self._depth == 0:
             nn.functional.scaled_dot_product_attention = _ATTENTION
+            torch.backends.mha.set_fastpath_enabled(self._fast_path)
             for handle in self._handles:
                 handle.remove()
             self._handles = []
@@ -221,6 +254,13 @@ class Flow(TorchDispatchMode):
         del module, args, result
         if len(self._stack) > 1:
             self._stack.pop()
+
+
+def _fits(tensor: Tensor, dims: DimensionLabels) -> bool:
+    shape = tensor.shape
+    return len(dims) == len(shape) and all(
+        atoms is None or atoms.size == size for atoms, size in zip(dims, shape, strict=True)
+    )
 
 
 def tensors_in(call: Call) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from secateur.graph.channel_graph import ChannelGraph, Group, ParameterDim, SizeAttribute, TensorSpec
 from secateur.graph.costs import Costs, Forms, Terms
-from secateur.graph.labels import Atoms, DimensionLabels, IntArray
+from secateur.graph.labels import Atoms, IntArray
 from secateur.graph.rules.convolution import NOT_A_CHANNEL
 from secateur.graph.slots import StoredTensor
 
@@ -34,7 +34,7 @@ class Record:
     model_class: str
     batch_size: int
     atoms: Atoms = field(default_factory=Atoms)
-    atoms_of: dict[str, DimensionLabels] = field(default_factory=dict)
+    atoms_of: dict[str, tuple[IntArray, ...]] = field(default_factory=dict)
     roles: dict[int, str] = field(default_factory=dict)
     reached: set[str] = field(default_factory=set)
     regrouped: set[str] = field(default_factory=set)
@@ -112,10 +112,10 @@ def build(record: Record) -> ChannelGraph:
     groups = _named_groups(record, dims, units, sizes)
     costs = Costs(
         forms=forms.solved(units, sizes),
-        compute=_per_sample(compute, record.batch_size),
+        compute=Terms.of(compute, record.batch_size),
         compute_names=tuple((path, function) for path, function, _, _ in record.compute),
         tensors=Terms.of(tensors),
-        storages=_per_sample([(constant, numbers) for constant, numbers, _ in stores], record.batch_size),
+        storages=Terms.of([(constant, numbers) for constant, numbers, _ in stores], record.batch_size),
         born=np.asarray([storage.born for _, _, storage in stores], dtype=np.int64),
         dies=np.asarray([storage.dies for _, _, storage in stores], dtype=np.int64),
     )
@@ -146,11 +146,6 @@ def build(record: Record) -> ChannelGraph:
         unknown_ops=dict(sorted(record.unknown_ops.items())),
         train_mode=record.train_mode,
     )
-
-
-def _per_sample(rows: list[tuple[int, list[int]]], batch: int) -> Terms:
-    # What does not depend on the batch (a product of weights alone) is not shared out.
-    return Terms.of([(c // batch if c % batch == 0 else c, numbers) for c, numbers in rows])
 
 
 class _FormTable:
@@ -202,8 +197,9 @@ def _number_units(record: Record, roots: IntArray, dims: list[tuple[str, int]], 
     approximate = reasons.first(record.atoms.approximations)
     usable = np.zeros(component.size, dtype=bool)
     usable[of_atom[:total][np.repeat(reached, sizes)]] = True
-    ignored = reasons.number.get(NOT_A_CHANNEL, -1)
-    usable &= locked != ignored
+    ignored = reasons.number.get(NOT_A_CHANNEL)
+    if ignored is not None:
+        usable &= locked != ignored
     usable[_of_buffers_alone(record, dims, sizes, of_atom, component.size)] = False
 
     # Which atom leads a unit: the first that a weight produces, else the first of all.

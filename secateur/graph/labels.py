@@ -85,6 +85,8 @@ class Atoms:
 
     def unify(self, first: IntArray, second: IntArray) -> None:
         """See :class:`Bookkeeper`."""
+        if first.size != second.size:
+            raise ValueError(f"{first.size} channels cannot go together with {second.size}")
         if first is not second:
             self.edges.append((first, second))
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from secateur.errors import VerificationError
 from secateur.graph.flow import Call, Flow
-from secateur.graph.labels import IntArray, Labels, attach
+from secateur.graph.labels import IntArray, Labels, attach, labels_of
 from secateur.graph.plan import Plan
 from secateur.graph.rules.contractions import CONTRACTIONS
-from secateur.graph.slots import StoredTensor, alike, module_names, refuse_wrappers, stored_tensors, swapped
+from secateur.graph.slots import StoredTensor, alike, module_names, preserved, refuse_wrappers, stored_tensors, swapped
 from secateur.graph.surgery import check_fits
 
 
@@ -50,11 +50,17 @@ def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
         attach(tensor, Labels(tuple(dims), from_weights=True, parameter=entry.name))
         return tensor
 
-    with swapped(stored, marked), torch.inference_mode(mode=False), torch.no_grad(), masker:
+    with (
+        torch.inference_mode(mode=False),
+        torch.no_grad(),
+        preserved(model),
+        swapped(stored, marked),
+        masker,
+    ):
         yield model
 
 
-class Masker(Flow):
+class Masker(Flow):  # type: ignore[no-untyped-call]
     """Lets marks of removed channels flow by the same rules as atoms, and zeroes them at contractions."""
 
     def __init__(self, names: dict[int, str]) -> None:
@@ -66,8 +72,9 @@ class Masker(Flow):
         if places is None:
             return call
         args, kwargs = list(call[0]), dict(call[1])
-        for place, axis in places(call[0], call[1]):
-            tensor = kwargs[place] if isinstance(place, str) else args[place]
+        chosen = [(place, axis, _argument(call, place)) for place, axis in places(call[0], call[1])]
+        activations = [entry for entry in chosen if not _from_weights(entry[2])]
+        for place, axis, tensor in activations or chosen:  # zero times a weight is zero already
             marks = self.dims(tensor)[axis]
             if marks is None or not marks.any():
                 continue
@@ -78,6 +85,16 @@ class Masker(Flow):
             else:
                 args[place] = zeroed
         return tuple(args), kwargs
+
+
+def _argument(call: Call, place: int | str) -> Tensor:
+    argument: Tensor = call[1][place] if isinstance(place, str) else call[0][place]
+    return argument
+
+
+def _from_weights(tensor: Tensor) -> bool:
+    labels = labels_of(tensor)
+    return labels is not None and labels.from_weights
 
 
 def _zeroed(tensor: Tensor, axis: int, marks: IntArray) -> Tensor:

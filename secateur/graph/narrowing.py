@@ -62,6 +62,10 @@ def narrowed(model: nn.Module, plan: Plan, *, statistics: Statistics | None = No
                     setattr(model.get_submodule(path), name, value)
             yield model
         finally:
+            if statistics is not None:  # a forward may have put a new tensor in a buffer's place
+                for entry in stored.values():
+                    if not entry.is_parameter:
+                        statistics[entry.name] = entry.slots[0].tensor
             for path, values in before.items():
                 for name, value in values.items():
                     setattr(model.get_submodule(path), name, value)

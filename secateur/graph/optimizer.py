@@ -1,5 +1,6 @@
 """``apply_to_optimizer``: an optimiser goes on after the cut as if it had never known the removed channels."""
 
+import math
 from typing import Any
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from secateur.errors import SurgeryError
+from secateur.graph import inputs
 from secateur.graph.plan import Plan
 from secateur.graph.slots import stored_tensors
 from secateur.graph.surgery import cut_tensor
@@ -37,12 +39,12 @@ def apply_to_optimizer(optimizer: Optimizer, *, before: nn.Module, after: nn.Mod
     changes: list[tuple[dict[str, Any], int, Tensor, Tensor, dict[str, Any]]] = []
     for group in optimizer.param_groups:
         for place, parameter in enumerate(group["params"]):
-            name = names.get(id(parameter))
-            if name is None:
+            if id(parameter) not in names:
                 raise SurgeryError(
                     f"the optimiser holds a parameter of shape {tuple(parameter.shape)} that the model lacks; "
                     "give the model that the optimiser was made for as `before`"
                 )
+            name = names[id(parameter)]
             state = {
                 key: _cut_state(name, key, value, plan) for key, value in optimizer.state.get(parameter, {}).items()
             }
@@ -56,12 +58,19 @@ def apply_to_optimizer(optimizer: Optimizer, *, before: nn.Module, after: nn.Mod
 
 
 def _cut_state(name: str, key: str, value: Any, plan: Plan) -> Any:
-    if not isinstance(value, Tensor) or (value.numel() == 1 and value.dim() == 0):
+    if not isinstance(value, Tensor):
+        if plan.cuts and any(tensor.numel() > 1 for tensor in inputs.tensors_of(value)):
+            raise SurgeryError(
+                f"the optimiser's state {key!r} of {name} is a {type(value).__name__} of tensors, which cannot be "
+                "cut: make a new optimiser for the cut model"
+            )
+        return value
+    if value.numel() <= 1 and value.dim() <= 1:  # a count
         return value
     if tuple(value.shape) == plan.shapes[name]:
         with torch.no_grad():
             return cut_tensor(value.detach(), plan.cuts_of.get(name, ()))
-    if name not in plan.cuts_of:
+    if name not in plan.cuts_of and value.numel() <= math.prod(plan.shapes[name]):
         return value  # of another shape, but its parameter is not touched
     raise SurgeryError(
         f"the optimiser's state {key!r} of {name} has shape {tuple(value.shape)}, the parameter {plan.shapes[name]}; "

@@ -191,16 +191,13 @@ class Plan:
             raise PlanError(f"expected a plan of format {FORMAT!r}, got {found!r}; write one with `secateur plan`")
         try:
             shapes = {name: tuple(int(n) for n in shape) for name, shape in data["shapes"].items()}
-            cuts = []
-            for name, dims in data["removed"].items():
-                for dim, indices in dims.items():
-                    size = shapes[name][int(dim)]
-                    removed = np.asarray(indices, dtype=np.int64)
-                    if not indices or (np.diff(removed) <= 0).any() or removed[0] < 0 or removed[-1] >= size:
-                        raise PlanError(
-                            f"the plan removes indices of {name} that are unsorted or outside 0..{size - 1}"
-                        )
-                    cuts.append(DimensionCut(name, int(dim), size, removed))
+            cuts = [
+                _cut_from(name, dim, indices, shapes[name])
+                for name, dims in data["removed"].items()
+                for dim, indices in dims.items()
+            ]
+            for name, units in data["kept"].items():
+                _check_kept(name, units, data["sizes"][name])
             plan = cls(
                 fingerprint=data["fingerprint"],
                 model_class=data["model_class"],
@@ -223,6 +220,30 @@ class Plan:
         """Hash of the content, the same on every machine."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _cut_from(name: str, dim: str, indices: list[int], shape: tuple[int, ...]) -> DimensionCut:
+    axis = int(dim)
+    if not 0 <= axis < len(shape):
+        raise PlanError(f"the plan cuts dimension {axis} of {name}, which has {len(shape)}")
+    size = shape[axis]
+    if not indices or not _rising(indices, size):
+        raise PlanError(f"the plan removes indices of {name} that are unsorted or outside 0..{size - 1}")
+    if len(indices) == size:
+        raise PlanError(f"the plan removes all {size} indices of dimension {axis} of {name}")
+    return DimensionCut(name, axis, size, np.asarray(indices, dtype=np.int64))
+
+
+def _check_kept(name: str, units: list[int], size: int) -> None:
+    if not units or len(units) >= size or not _rising(units, size):
+        raise PlanError(f"the plan keeps units of {name} that are unsorted, too many, or outside 0..{size - 1}")
+
+
+def _rising(numbers: list[int], size: int) -> bool:
+    found = np.asarray(numbers)
+    if found.dtype.kind not in "iu" or found.ndim != 1:
+        return False
+    return bool((np.diff(found) > 0).all() and found[0] >= 0 and found[-1] < size)
 
 
 def kept_after(first: Plan, second: Plan) -> dict[str, tuple[int, ...]]:

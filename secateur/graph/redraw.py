@@ -16,8 +16,9 @@ from secateur.randomness import generator_for
 def redraw(model: nn.Module, seed: int) -> None:
     """Fill all floating-point parameters and buffers of ``model`` in place with values of ordinary size.
 
-    Weights of two or more dimensions are normal with variance 2 / fan-in, so that signals neither die nor explode
-    through many layers; scales and variances are uniform in [0.5, 1.5], biases and means normal with deviation 0.1.
+    Weights of two or more dimensions have variance 2 / fan-in, so that signals neither die nor explode through many
+    layers; scales and variances lie in [0.5, 1.5], biases and means have deviation 0.1. All are uniform, which is three
+    times cheaper to draw than normal.
     Constant buffers (blur kernels, anchors) are multiplied by uniform values, so that zeros and signs stay.
 
     Args:
@@ -36,20 +37,19 @@ def redraw(model: nn.Module, seed: int) -> None:
 def _drawn(name: str, entry: StoredTensor, is_variance: bool, seed: int) -> Tensor:
     tensor = entry.tensor
     generator = generator_for(seed, "redraw", name)
-    shape, dtype = tensor.shape, tensor.dtype
     leaf = name.rsplit(".", 1)[-1]
 
-    def uniform() -> Tensor:
-        return torch.rand(shape, generator=generator, dtype=torch.float64).add_(0.5).to(dtype)
+    def uniform(low: float, high: float) -> Tensor:
+        return torch.empty(tensor.shape, dtype=torch.float64).uniform_(low, high, generator=generator)
 
-    def normal(deviation: float) -> Tensor:
-        return torch.randn(shape, generator=generator, dtype=torch.float64).mul_(deviation).to(dtype)
+    def spread(deviation: float) -> Tensor:
+        return uniform(-math.sqrt(3.0) * deviation, math.sqrt(3.0) * deviation)
 
     if is_variance or (tensor.dim() < 2 and entry.is_parameter and leaf != "bias"):
-        return uniform()
+        return uniform(0.5, 1.5)
     if leaf in ("bias", "running_mean"):
-        return normal(0.1)
+        return spread(0.1)
     if not entry.is_parameter:
-        return tensor.detach().cpu() * uniform()
-    fan_in = max(1, math.prod(shape[1:]))
-    return normal(math.sqrt(2.0 / fan_in))
+        return tensor.detach().cpu() * uniform(0.5, 1.5)
+    fan_in = max(1, math.prod(tensor.shape[1:]))
+    return spread(math.sqrt(2.0 / fan_in))

@@ -1,9 +1,12 @@
 """Where a model keeps its tensors, and how to put others there for a while."""
 
 import contextlib
+import random
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +20,12 @@ class Slot:
     module: nn.Module
     attribute: str
     is_parameter: bool
+
+    @property
+    def tensor(self) -> Tensor:
+        """What it holds now."""
+        tensor: Tensor = getattr(self.module, self.attribute)
+        return tensor
 
     def put(self, tensor: Tensor | None) -> None:
         """Put ``tensor`` here, past the checks of ``nn.Module.__setattr__``."""
@@ -87,6 +96,57 @@ def swapped(stored: dict[str, StoredTensor], replace: Callable[[StoredTensor], T
 
 
 @contextlib.contextmanager
+def preserved(model: nn.Module) -> Iterator[None]:
+    """Put everything back that a forward may leave on its modules: caches, counters, re-assigned buffers."""
+    tables: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
+    collections: list[tuple[Any, Any]] = []
+    empty: list[Any] = []
+    tensors: list[tuple[Tensor, Tensor]] = []
+    for module in model.modules():
+        values = vars(module)
+        tables.append((values, values.copy()))
+        for value in values.values():
+            if isinstance(value, dict | list | set):
+                if not value:
+                    empty.append(value)
+                elif isinstance(value, dict):
+                    tables.append((value, dict(value)))
+                else:
+                    collections.append((value, value.copy()))
+            elif isinstance(value, Tensor):
+                tensors.append((value, value.detach().clone()))
+    try:
+        yield
+    finally:
+        for table, before in tables:
+            if list(table) != list(before) or list(map(id, table.values())) != list(map(id, before.values())):
+                table.clear()
+                table.update(before)
+        for holder in empty:
+            holder.clear()
+        for holder, items in collections:
+            holder.clear()
+            (holder.update if isinstance(holder, set) else holder.extend)(items)
+        with torch.no_grad():
+            for tensor, contents in tensors:
+                if not torch.equal(tensor, contents):
+                    tensor.copy_(contents)
+
+
+@contextlib.contextmanager
+def randomness_preserved(stored: dict[str, StoredTensor]) -> Iterator[None]:
+    """Put the random states of torch, NumPy and Python back to what they were."""
+    devices = {entry.tensor.device for entry in stored.values() if entry.tensor.device.type == "cuda"}
+    python, numbers = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=list(devices)):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numbers)
+
+
+@contextlib.contextmanager
 def mode_of(model: nn.Module, *, training: bool) -> Iterator[None]:
     """Set every module's ``training`` flag, and set each back to what it was."""
     before = [(module, module.training) for module in model.modules()]
@@ -107,7 +167,8 @@ def module_names(model: nn.Module) -> dict[int, str]:
 def alike(tensor: Tensor, data: Tensor) -> Tensor:
     """Return ``data`` as a parameter of the same kind if ``tensor`` is one, else as it is."""
     if isinstance(tensor, nn.Parameter):
-        return nn.Parameter(data, requires_grad=tensor.requires_grad and data.is_floating_point())
+        trainable = tensor.requires_grad and data.is_floating_point() and not data.is_inference()
+        return nn.Parameter(data, requires_grad=trainable)
     return data
 
 
@@ -115,11 +176,18 @@ def refuse_wrappers(model: nn.Module) -> None:
     """Refuse wrappers whose inner model has to be given instead.
 
     Raises:
-        TraceError: ``model`` is a data-parallel wrapper, or compiled or scripted code.
+        TraceError: ``model`` or a module in it is a data-parallel wrapper, or compiled or scripted code.
     """
-    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
-        raise TraceError(f"{type(model).__name__} wraps the model; pass its .module, and wrap the cut model again")
-    if hasattr(model, "_orig_mod"):
-        raise TraceError("torch.compile wraps the model; pass its ._orig_mod, and compile the cut model again")
-    if isinstance(model, torch.jit.ScriptModule):
-        raise TraceError("a ScriptModule has fixed shapes; pass the nn.Module that it was made from")
+    for path, module in model.named_modules():
+        place = f" (module {path!r})" if path else ""
+        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
+            raise TraceError(
+                f"{type(module).__name__} wraps the model{place}; pass its .module, and wrap the cut model again"
+            )
+        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
+            raise TraceError(
+                f"torch.compile wraps the model{place}; pass what it was made from (._orig_mod), "
+                "and compile the cut model again"
+            )
+        if isinstance(module, torch.jit.ScriptModule):
+            raise TraceError(f"a ScriptModule has fixed shapes{place}; pass the nn.Module that it was made from")

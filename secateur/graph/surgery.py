@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _WrappedHook
 
 from secateur.errors import PlanError, SurgeryError, VerificationError
 from secateur.graph.inputs import ExampleInputs
@@ -45,16 +46,28 @@ def apply(model: nn.Module, plan: Plan, *, verify_with: ExampleInputs | None) ->
         SurgeryError: the model cannot be copied, or a hook holds a shape that changes.
         VerificationError: the proof failed; nothing is returned.
     """
+    with torch.inference_mode(mode=False):
+        small = _cut_copy(model, plan)
+    if verify_with is not None and not plan.is_empty:
+        # Imported late: the proof itself masks, cuts and compares with the functions of this package.
+        from secateur.graph.verify import verify
+
+        proof = verify(model, small, plan, verify_with)
+        if not proof.passed:
+            raise VerificationError(proof.sentence())
+    return small
+
+
+def _cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
     stored = _checked(model, plan)
-    cut = {name: cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())) for name, entry in stored.items()}
     memo: dict[int, Any] = {
-        id(entry.tensor): _as_stored(entry.tensor, cut[name], entry.tensor.requires_grad)
+        id(entry.tensor): _as_stored(entry.tensor, cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())))
         for name, entry in stored.items()
     }
     own = {id(module) for module in model.modules()}
     for _, _, hook in _hooks(model):
-        # By reference, except methods of the model's own modules, which belong to the copy.
-        if id(getattr(hook, "__self__", None)) not in own:
+        # By reference, except what is bound to the model's own modules, which belongs to the copy.
+        if not any(id(owner) in own for owner in _owners(hook)):
             memo[id(hook)] = hook
     try:
         small = copy.deepcopy(model, memo)
@@ -65,13 +78,6 @@ def apply(model: nn.Module, plan: Plan, *, verify_with: ExampleInputs | None) ->
     for path, changes in integer_attributes(model, plan, stored).items():
         for attribute, value in changes.items():
             setattr(small.get_submodule(path), attribute, value)
-    if verify_with is not None and not plan.is_empty:
-        # Imported late: the proof itself masks, cuts and compares with the functions of this package.
-        from secateur.graph.verify import verify
-
-        proof = verify(model, small, plan, verify_with)
-        if not proof.passed:
-            raise VerificationError(proof.sentence())
     return small
 
 
@@ -83,9 +89,13 @@ def apply_(model: nn.Module, plan: Plan) -> nn.Module:
 
     Raises:
         PlanError: the plan was made for another model.
-        SurgeryError: a hook holds a shape that changes. Nothing is changed then.
+        SurgeryError: a hook holds a shape that changes, or the model was made under ``torch.inference_mode``. Nothing
+            is changed then.
     """
     stored = _checked(model, plan)
+    frozen = next((name for name in plan.cuts_of if stored[name].tensor.is_inference()), None)
+    if frozen is not None:
+        raise SurgeryError(f"{frozen} was made under torch.inference_mode and cannot change; use apply, which copies")
     attributes = integer_attributes(model, plan, stored)
     smaller = {name: cut_tensor(stored[name].tensor.detach(), cuts) for name, cuts in plan.cuts_of.items()}
     gradients = {
@@ -96,6 +106,9 @@ def apply_(model: nn.Module, plan: Plan) -> nn.Module:
     for name, data in smaller.items():
         tensor = stored[name].tensor
         tensor.grad = None
+        if tensor.is_leaf and tensor.requires_grad:
+            # Another dtype in between makes autograd forget the node that remembers the old shape.
+            tensor.data = data.new_empty(0, dtype=torch.float32 if data.dtype == torch.float64 else torch.float64)
         tensor.data = data
         tensor.grad = gradients.get(name)
     for path, changes in attributes.items():
@@ -120,8 +133,9 @@ def cut_tensor(tensor: Tensor, cuts: tuple[DimensionCut, ...]) -> Tensor:
         result = tensor
         for cut in ordered:
             result = result.index_select(cut.dim, torch.from_numpy(cut.kept).to(tensor.device))
-    if tensor.dim() == 4 and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=torch.channels_last):
-        result = result.contiguous(memory_format=torch.channels_last)
+    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
+    if last is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last):
+        result = result.contiguous(memory_format=last)
     return result
 
 
@@ -197,10 +211,12 @@ def _sizes(
     return {}
 
 
-def _as_stored(original: Tensor, data: Tensor, requires_grad: bool) -> Tensor:
-    if isinstance(original, nn.Parameter):
-        return nn.Parameter(data, requires_grad=requires_grad)
-    return data.requires_grad_(requires_grad) if requires_grad else data
+def _as_stored(original: Tensor, data: Tensor) -> Tensor:
+    if not isinstance(original, nn.Parameter):
+        return data.requires_grad_(original.requires_grad)
+    parameter = nn.Parameter(data, requires_grad=original.requires_grad)
+    vars(parameter).update(vars(original))  # marks that optimisers read, such as `_no_weight_decay`
+    return parameter
 
 
 def _checked(model: nn.Module, plan: Plan) -> dict[str, StoredTensor]:
@@ -216,6 +232,14 @@ def _hooks(model: nn.Module) -> Iterator[tuple[str, nn.Module, Any]]:
         for table in _HOOK_TABLES:
             for hook in getattr(module, table, {}).values():
                 yield path, module, hook
+
+
+def _owners(hook: Any) -> Iterator[Any]:
+    if isinstance(hook, _WrappedHook):
+        if hook.with_module:
+            yield hook.module()
+        hook = hook.hook
+    yield getattr(hook, "__self__", None)
 
 
 def _refuse_hooks_with_shapes(model: nn.Module, plan: Plan, stored: Mapping[str, StoredTensor]) -> None:

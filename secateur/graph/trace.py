@@ -19,6 +19,8 @@ from secateur.graph.slots import (
     alike,
     mode_of,
     module_names,
+    preserved,
+    randomness_preserved,
     refuse_wrappers,
     stored_tensors,
     swapped,
@@ -60,36 +62,41 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> ChannelGraph:
         except Exception as error:
             raise _does_not_run(model, call, error) from error
     if record.unreached():
-        # What training mode cannot run either stays on the list of unreached parameters.
+        record = _with_training(model, call, record, device)
+    return build(record)
+
+
+def _with_training(model: nn.Module, call: Call, record: Record, device: str | None) -> Record:
+    """Add what a run in training mode reaches; what it cannot run either stays on the list of unreached parameters."""
+    for where in dict.fromkeys((device, None)):
         attempt = record.copy()
         with contextlib.suppress(Exception):
-            _run(model, _at_least_two(call, record.batch_size), attempt, device=device, training=True)
-            record = attempt
-    return build(record)
+            _run(model, _at_least_two(call, record.batch_size), attempt, device=where, training=True)
+            return attempt if attempt.reached > record.reached else record
+    return record
 
 
 def _run(model: nn.Module, call: Call, record: Record, *, device: str | None, training: bool) -> None:
     def traced(entry: StoredTensor) -> Tensor:
         data = entry.tensor.detach()
-        if device is not None:
-            data = torch.empty_like(data, device=device)
-        elif not entry.is_parameter:
-            data = data.clone()
+        # A forward may write into its own parameters (renormalised embeddings) as well as into its buffers.
+        data = torch.empty_like(data, device=device) if device is not None else data.clone()
         tensor = alike(entry.tensor, data)
         attach(tensor, Labels(record.atoms_of[entry.name], from_weights=True, parameter=entry.name))
         return tensor
 
     tracer = Tracer(record, module_names(model), meta=device is not None, costs=not training)
-    given = inputs.map_tensors(tracer.input, call)
     with (
-        mode_of(model, training=training),
-        torch.random.fork_rng(devices=[]),
-        swapped(record.stored, traced),
         torch.inference_mode(mode=False),
         torch.no_grad(),
-        tracer,
+        preserved(model),
+        mode_of(model, training=training),
+        randomness_preserved(record.stored),
+        swapped(record.stored, traced),
     ):
-        result = model(*given[0], **given[1])
+        given = inputs.map_tensors(tracer.input, call)
+        with tracer:
+            result = model(*given[0], **given[1])
     outputs = inputs.tensors_of(result)
     if not outputs:
         raise TraceError(f"{type(model).__name__} returns no tensor, but {type(result).__name__}")
@@ -98,7 +105,7 @@ def _run(model: nn.Module, call: Call, record: Record, *, device: str | None, tr
     record.train_mode = record.train_mode or training
 
 
-class Tracer(Flow):
+class Tracer(Flow):  # type: ignore[no-untyped-call]
     """Collects unions, locks and costs while a model runs."""
 
     def __init__(self, record: Record, names: dict[int, str], *, meta: bool, costs: bool) -> None:
@@ -132,34 +139,36 @@ class Tracer(Flow):
         if self._meta:
             first = call[0][0]
             if name == "native_batch_norm":
+                sizes = {vector.shape[0] for vector in call[0][1:5] if vector is not None}
+                if sizes - {first.shape[1]}:
+                    raise ValueError(f"batch norm of {first.shape[1]} channels has vectors of {sizes}")
                 return torch.empty_like(first), first.new_empty(0), first.new_empty(0)
             if name in _ACTIVATIONS and first.is_floating_point():
                 return first if func._schema.name.endswith("_") else torch.empty_like(first)
         return func(*call[0], **call[1])
 
-    def after(self, func: Any, inputs: list[Tensor], result: Any) -> None:
+    def after(self, func: Any, labels: list[Labels | None], results: list[Tensor]) -> None:
         """Note which parameters are reached, and how long activations live."""
         record = self._record
         record.operators += 1
         now = record.operators
         first = -1
-        for tensor in inputs:
-            labels = labels_of(tensor)
-            if labels is None:
+        for known in labels:
+            if known is None:
                 continue
-            if labels.parameter is not None:
-                record.reached.add(labels.parameter)
-            if labels.storage >= 0:
-                first = labels.storage if first < 0 else first
+            if known.parameter is not None:
+                record.reached.add(known.parameter)
+            if known.storage >= 0:
+                first = known.storage if first < 0 else first
                 if self._costs:
-                    record.storages[labels.storage].dies = now
+                    record.storages[known.storage].dies = now
         if not self._costs:
             return
         alias = any(value.alias_info is not None for value in getattr(func, "_schema", _NO_SCHEMA).returns)
-        for tensor in result if isinstance(result, tuple | list) else (result,):
-            labels = labels_of(tensor) if isinstance(tensor, Tensor) else None
-            if labels is not None and not labels.from_weights and labels.storage < 0:
-                labels.storage = first if alias else self._new_storage(tensor)
+        for tensor in results:
+            given = labels_of(tensor)
+            if given is not None and not given.from_weights and given.storage < 0:
+                given.storage = first if alias else self._new_storage(tensor)
 
     def _new_storage(self, tensor: Tensor) -> int:
         if not self._costs:
@@ -175,15 +184,16 @@ class Tracer(Flow):
         """See :class:`Flow`."""
         if self._costs:
             constant = math.prod(size for size, atoms in factors if atoms is None)
+            if self.from_weights:  # once per run, not once per sample
+                constant *= self._record.batch_size
             forms = [atoms for _, atoms in factors if atoms is not None]
             self._record.compute.append((self.module_path, function, constant, forms))
 
     def role(self, tensor: Tensor, axis: int, role: str) -> None:
         """See :class:`Flow`."""
         labels = labels_of(tensor)
-        if labels is not None and labels.from_weights and labels.dims[axis] is not None:
-            atoms = labels.dims[axis]
-            assert atoms is not None
+        atoms = labels.dims[axis] if labels is not None and labels.from_weights else None
+        if atoms is not None and atoms.size:
             self._record.roles.setdefault(int(atoms[0]), role)
 
     def regroup(self, weight: Tensor, groups: int) -> bool:
@@ -192,20 +202,24 @@ class Tracer(Flow):
         if labels is None or labels.parameter is None:
             return False
         for slot in self._record.stored[labels.parameter].slots:
-            if getattr(slot.module, "groups", None) != groups or not hasattr(slot.module, "in_channels"):
+            if not isinstance(slot.module, nn.modules.conv._ConvNd) or slot.module.groups != groups:
                 return False
         self._record.regrouped.add(labels.parameter)
         return True
 
     def called(self, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         """A normalisation layer without tensors of its own still holds the number of its channels."""
-        if isinstance(module, nn.modules.batchnorm._NormBase) and module.weight is None and module.running_mean is None:
+        if not isinstance(module, nn.modules.batchnorm._NormBase):
+            return
+        if module._parameters.get("weight") is None and module._buffers.get("running_mean") is None:
             atoms = self.dims(args[0])[1] if args and isinstance(args[0], Tensor) and args[0].dim() > 1 else None
             if atoms is not None:
                 self._record.attributes[(path, "num_features")] = atoms
 
 
-_ACTIVATIONS = frozenset("relu hardtanh silu sigmoid hardswish hardsigmoid gelu leaky_relu elu tanh mish".split())
+_ACTIVATIONS = frozenset(
+    ["relu", "hardtanh", "silu", "sigmoid", "hardswish", "hardsigmoid", "gelu", "leaky_relu", "elu", "tanh", "mish"]
+)
 
 
 class _NoSchema:
@@ -216,7 +230,9 @@ _NO_SCHEMA = _NoSchema()
 
 
 def _at_least_two(call: Call, batch: int) -> Call:
-    """Double the batch: batch norm in training mode refuses a single value per channel."""
+    """Double a batch of one: batch norm in training mode refuses a single value per channel."""
+    if batch > 1:
+        return call
 
     def doubled(tensor: Tensor) -> Tensor:
         return torch.cat([tensor, tensor]) if tensor.dim() and tensor.shape[0] == batch else tensor

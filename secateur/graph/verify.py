@@ -18,7 +18,7 @@ from secateur.graph.masking import masked_call
 from secateur.graph.plan import Plan
 from secateur.graph.redraw import redraw
 from secateur.graph.slots import mode_of, refuse_wrappers, stored_tensors
-from secateur.graph.surgery import cut_tensor
+from secateur.graph.surgery import check_fits, cut_tensor
 from secateur.randomness import generator_for
 
 EXACT = 1e-6
@@ -105,8 +105,8 @@ class Proof:
         if wrong:
             worst = max(wrong, key=lambda output: output.ratio)
             return (
-                f"the cut is refused: with {worst.weights} weights in {worst.mode} mode output {worst.output} of the cut "
-                f"model differs from the masked original by {worst.error:.3e}, where the cut itself changes it by "
+                f"the cut is refused: with {worst.weights} weights in {worst.mode} mode output {worst.output} of the "
+                f"cut model differs from the masked original by {worst.error:.3e}, where the cut itself changes it by "
                 f"{worst.effect:.3e}; lock the groups that reach code which the cut model runs differently"
             )
         return (
@@ -161,16 +161,20 @@ def verify(
     call = inputs.as_call(example_inputs)
     if plan.is_empty:
         return Proof(outputs=(), problem="the plan cuts nothing, so there is nothing to prove")
+    check_fits(stored_tensors(model), type(model).__qualname__, plan)
     problem = _shape_problem(small, plan)
+    if problem is None and own_weights:
+        problem = _value_problem(model, small, plan)
     if problem is not None:
         return Proof(outputs=(), problem=problem)
-    try:
-        return _prove(model, small, plan, call, own_weights=own_weights, seed=seed, dtype=torch.float64)
-    except _OriginalFailedError as failed:
-        # A forward that fixes its own dtype cannot run in float64; then the model's precision has to do.
-        with contextlib.suppress(_OriginalFailedError):
-            return _prove(model, small, plan, call, own_weights=own_weights, seed=seed, dtype=None)
-        raise TraceError(f"{type(model).__name__} does not run on the example inputs: {failed.reason}") from failed
+    with torch.inference_mode(mode=False):
+        try:
+            return _prove(model, small, plan, call, own_weights=own_weights, seed=seed, dtype=torch.float64)
+        except _OriginalFailedError as failed:
+            # A forward that fixes its own dtype cannot run in float64; then the model's precision has to do.
+            with contextlib.suppress(_OriginalFailedError):
+                return _prove(model, small, plan, call, own_weights=own_weights, seed=seed, dtype=None)
+            raise TraceError(f"{type(model).__name__} does not run on the example inputs: {failed.reason}") from failed
 
 
 class _OriginalFailedError(Exception):
@@ -245,11 +249,11 @@ def _compare(
     for number, (before, zeroed, after) in enumerate(zip(original, masked, cut, strict=True)):
         if before.numel() == 0 or not (before.is_floating_point() or before.is_complex()):
             continue
-        error, effect, scale = _distance(zeroed, after), _distance(before, zeroed), _size(before)
-        verdict = _verdict(error, effect, scale, limit)
+        wrong, effect, scale = _distance(zeroed, after), _distance(before, zeroed), _size(before)
+        verdict = _verdict(wrong, effect, scale, limit)
         proofs.append(
             OutputProof(
-                weights=weights, mode=mode, output=number, error=error, effect=effect, scale=scale, verdict=verdict
+                weights=weights, mode=mode, output=number, error=wrong, effect=effect, scale=scale, verdict=verdict
             )
         )
     return proofs
@@ -313,10 +317,27 @@ def _shape_problem(small: nn.Module, plan: Plan) -> str | None:
     return None
 
 
+def _value_problem(model: nn.Module, small: nn.Module, plan: Plan) -> str | None:
+    """Redrawn weights prove the structure, this the values: behind a tiny scale no output would show them."""
+    found = stored_tensors(small)
+    for name, entry in stored_tensors(model).items():
+        expected = cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ()))
+        value = found[name].tensor.detach()
+        if not torch.equal(torch.nan_to_num(expected.to(value.dtype)), torch.nan_to_num(value)):
+            return (
+                f"{name} of the cut model is not the slice of the original's that the plan keeps; after training "
+                "verify the structure alone, with own_weights=False"
+            )
+    return None
+
+
 def _own_precision_error(model: nn.Module, small: nn.Module, plan: Plan, call: Call) -> float | None:
-    with mode_of(model, training=False), mode_of(small, training=False):
-        masked = inputs.tensors_of(masked_call(model, plan, _fresh(call)))
-        cut = inputs.tensors_of(inputs.run(small, _fresh(call)))
+    try:
+        with mode_of(model, training=False), mode_of(small, training=False):
+            masked = inputs.tensors_of(masked_call(model, plan, _fresh(call)))
+            cut = inputs.tensors_of(inputs.run(small, _fresh(call)))
+    except Exception:  # a model in a precision in which this machine cannot run it
+        return None
     errors = [
         _distance(first, second) / max(_size(first), 1e-30)
         for first, second in zip(masked, cut, strict=True)
@@ -347,11 +368,11 @@ def _without_chance(active: bool) -> Iterator[None]:
     if not active:
         yield
         return
-    with _NoDropout():
+    with _NoDropout():  # type: ignore[no-untyped-call]
         yield
 
 
-class _NoDropout(TorchDispatchMode):
+class _NoDropout(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Lets dropout keep everything, in both models alike, so that training mode can be compared."""
 
     def __torch_dispatch__(

@@ -23,14 +23,14 @@ from secateur.graph.rules import (
 Rule = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 _ELEMENTWISE = """
-abs add sub rsub mul div true_divide floor_divide remainder fmod pow sqrt rsqrt square exp exp2 expm1 log log2 log10 log1p
-sin cos tan tanh asin acos atan atan2 sinh cosh sigmoid logit erf erfc erfinv neg reciprocal sign sgn floor ceil round trunc frac
-relu relu6 hardtanh hardswish hardsigmoid silu mish gelu elu selu celu leaky_relu softplus softshrink hardshrink threshold
-log_sigmoid_forward clamp clamp_min clamp_max maximum minimum fmax fmin where lerp addcmul addcdiv nan_to_num isnan isinf isfinite
-eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor masked_fill
-clone detach alias lift_fresh _to_copy to contiguous positive real conj zeros_like ones_like empty_like full_like
-rand_like randn_like bernoulli bernoulli_ native_dropout dropout fill zero normal uniform rrelu_with_noise _conj
-fake_quantize_per_tensor_affine
+abs add sub rsub mul div true_divide floor_divide remainder fmod pow sqrt rsqrt square exp exp2 expm1 log log2 log10
+log1p sin cos tan tanh asin acos atan atan2 sinh cosh sigmoid logit erf erfc erfinv neg reciprocal sign sgn floor ceil
+round trunc frac relu relu6 hardtanh hardswish hardsigmoid silu mish gelu elu selu celu leaky_relu softplus softshrink
+hardshrink threshold log_sigmoid_forward clamp clamp_min clamp_max maximum minimum fmax fmin where lerp addcmul
+addcdiv nan_to_num isnan isinf isfinite eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and
+bitwise_or bitwise_not bitwise_xor masked_fill clone detach alias lift_fresh _to_copy to contiguous positive real conj
+zeros_like ones_like empty_like full_like rand_like randn_like bernoulli bernoulli_ native_dropout dropout fill zero
+normal uniform rrelu_with_noise _conj fake_quantize_per_tensor_affine
 """
 
 _SAME_AS_FIRST = "native_dropout log_sigmoid_forward"
@@ -39,6 +39,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE.split(), elementwise.elementwise),
     **dict.fromkeys(_SAME_AS_FIRST.split(), elementwise.like_first),
     "copy": elementwise.copy_in_place,
+    **dict.fromkeys(["new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided"], elementwise.fresh),
     "_prelu_kernel": elementwise.elementwise,
     "prelu": elementwise.prelu,
     # convolutions and matrix products
@@ -59,7 +60,6 @@ RULES: dict[str, Rule] = {
             "_native_batch_norm_legit_no_training",
             "cudnn_batch_norm",
             "miopen_batch_norm",
-            "batch_norm_with_update",
             "_batch_norm_with_update",
             "_batch_norm_no_update",
         ],
@@ -166,11 +166,18 @@ RULES: dict[str, Rule] = {
     ),
     "linalg_vector_norm": reductions.norm,
     "norm": reductions.norm,
-    **dict.fromkeys(["sort", "topk", "cumsum", "cumprod", "argsort"], reductions.along),
+    **dict.fromkeys(["sort", "cumsum", "cumprod", "argsort"], reductions.along),
+    "topk": reductions.topk,
 }
 
 # Aggregations over a whole tensor that share a name with an element-wise operator of two tensors.
 _PAIRWISE = {"max": "other", "min": "other"}
+
+# Overloads that do something else than the operator whose name they share.
+_UNLIKE = {("view", "dtype"), ("view_copy", "dtype"), ("where", "default")}
+
+# In place these change the shape of a tensor that others may hold under its old labels.
+_RESHAPE_IN_PLACE = {"t_", "transpose_", "squeeze_", "unsqueeze_"}
 
 
 @cache
@@ -180,6 +187,9 @@ def rule_for(func: Any) -> tuple[str, Rule | None]:
     if not func._schema.name.startswith("aten::"):
         return name, None
     plain = name if name in RULES else name.removesuffix("_")
+    written = any(argument.is_out for argument in func._schema.arguments)
+    if written or name in _RESHAPE_IN_PLACE or (plain, func._overloadname) in _UNLIKE:
+        return plain, None
     if plain in _PAIRWISE and func._overloadname == _PAIRWISE[plain]:
         return plain, elementwise.elementwise
     return plain, RULES.get(plain)

@@ -16,6 +16,8 @@ def scaled_dot_product_attention(flow: "Flow", args: tuple[Any, ...], kwargs: di
     names = ("attn_mask", "dropout_p", "is_causal", "scale", "enable_gqa")
     settings = dict(zip(names, args[3:], strict=False)) | kwargs
     q, k, v = (list(flow.dims(tensor)) for tensor in (query, key, value))
+    if not query.dim() == key.dim() == value.dim():
+        raise ValueError("attention between tensors of different rank")
     contracted = flow.unify(q[-1], k[-1], "multiplied")
     if settings.get("scale") is None:
         flow.lock(contracted, "the attention's default scale reads this size")

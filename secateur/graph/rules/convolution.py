@@ -38,14 +38,13 @@ def convolution(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], res
         out = _forward(flow, weight, incoming, first, second, groups)
     if bias is not None:
         flow.unify(out, flow.dims(bias)[0], "added as a bias")
-    dims: list[IntArray | None] = [None] * result.dim()
-    dims[channel] = out
-    flow.give(result, tuple(dims))
+    batch = given[:channel]
+    flow.give(result, (*batch, out, *(None,) * kernel))
     # One kernel application per position of the output, or of the input if transposed.
     positions_count = math.prod((data if transposed else result).shape[channel + 1 :])
-    batch = math.prod(data.shape[:channel])
     kernel_size = math.prod(weight.shape[2:])
-    factors = [(positions_count * batch * kernel_size, None), (weight.shape[0], first), (weight.shape[1], second)]
+    samples = list(zip(data.shape[:channel], batch, strict=True))
+    factors = [(positions_count * kernel_size, None), *samples, (weight.shape[0], first), (weight.shape[1], second)]
     flow.spend("convolution", factors)
 
 

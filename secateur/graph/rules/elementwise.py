@@ -13,6 +13,8 @@ def elementwise(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], res
     out = result if isinstance(result, Tensor) else result[0]
     operands = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.dim()]
     rank = out.dim()
+    if any(operand.dim() > rank for operand in operands):
+        raise ValueError("an element-wise operator that drops dimensions")
     sides = [(operand.shape, flow.dims(operand)) for operand in operands]
     dims = []
     for position in range(rank):
@@ -42,6 +44,12 @@ def like_first(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], resu
     del kwargs
     first = result if isinstance(result, Tensor) else result[0]
     flow.give(first, flow.dims(args[0]))
+
+
+def fresh(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """``new_zeros(input, size)`` and its like take nothing from their input but its dtype and device."""
+    del args, kwargs
+    flow.give(result, (None,) * result.dim())
 
 
 def copy_in_place(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

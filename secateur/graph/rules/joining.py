@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from torch import Tensor
+import torch
 
 from secateur.graph.labels import IntArray
 
@@ -89,7 +89,7 @@ def slice_(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: 
         return
     start = _index(args[2] if len(args) > 2 else None, 0, size)
     step = args[4] if len(args) > 4 else 1
-    if step == 1 and kept and size % kept == 0 and start % kept == 0:
+    if step == 1 and kept > 1 and size % kept == 0 and start % kept == 0:
         parts = atoms.reshape(-1, kept)
         flow.books.unify(np.broadcast_to(parts[0], parts.shape).ravel(), parts.ravel())
     else:
@@ -134,17 +134,24 @@ def index_select(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], re
 
 
 def index(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    """``x[i, j, …]`` with tensors: indexed dimensions are locked, the others keep their labels if in place."""
+    """``x[i, j, …]`` with tensors: indexed dimensions are locked, the others keep their labels if in place.
+
+    A mask of booleans takes as many dimensions as it has itself.
+    """
     del kwargs
-    dims, places = flow.dims(args[0]), args[1]
-    used = [axis for axis, place in enumerate(places) if place is not None]
-    for axis in used:
-        flow.lock(dims[axis], "gathered at fixed channels")
-    for place in places:
-        if isinstance(place, Tensor):
-            for atoms in flow.dims(place):
-                flow.lock(atoms, "used as an index")
-    rest = [atoms for axis, atoms in enumerate(dims) if axis not in used]
+    dims, used, axis = flow.dims(args[0]), list[int](), 0
+    for place in args[1]:
+        if place is None:
+            axis += 1
+            continue
+        for atoms in flow.dims(place):
+            flow.lock(atoms, "used as an index")
+        width = place.dim() if place.dtype in (torch.bool, torch.uint8) else 1
+        used.extend(range(axis, axis + width))
+        axis += width
+    for taken in used:
+        flow.lock(dims[taken], "gathered at fixed channels")
+    rest = [atoms for position, atoms in enumerate(dims) if position not in used]
     new = result.dim() - len(rest)
     adjacent = used == list(range(used[0], used[0] + len(used))) if used else True
     front = used[0] if used and adjacent else 0
@@ -156,4 +163,6 @@ def embedding(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], resul
     del kwargs
     rows, columns = flow.dims(args[0])
     flow.lock(rows, "looked up by number")
+    for atoms in flow.dims(args[1]):
+        flow.lock(atoms, "used as an index")
     flow.give(result, (*(None,) * (result.dim() - 1), columns))

@@ -42,7 +42,7 @@ def _product(flow: "Flow", left: Tensor, right: Tensor, result: Tensor) -> None:
     left_dims, right_dims = flow.dims(left), flow.dims(right)
     vector = right.dim() == 1
     contracted = right_dims[0] if vector else right_dims[-2]
-    columns = () if vector else (right_dims[-1],)
+    columns = right_dims[-1:] if not vector else ()
     rows = left_dims[-2]
     flow.unify(left_dims[-1], contracted, "multiplied")
     batch = []

@@ -14,6 +14,9 @@ def batch_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], resu
     for vector in (*args[1:5], *kwargs.values()):
         if isinstance(vector, Tensor) and vector.dim() == 1:
             dims[1] = flow.unify(dims[1], flow.dims(vector)[0], "normalised")
+    for axis, atoms in enumerate(dims):
+        if axis != 1:  # batch statistics are taken over all other dimensions
+            flow.approximate(atoms, "normalised across channels")
     flow.give(result[0] if isinstance(result, tuple | list) else result, tuple(dims))
 
 
@@ -37,7 +40,8 @@ def group_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], resu
     dims = list(flow.dims(args[0]))
     for vector in (tensor for tensor in args[1:3] if isinstance(tensor, Tensor)):
         dims[1] = flow.unify(dims[1], flow.dims(vector)[0], "normalised")
-    flow.approximate(dims[1], f"normalised across channels in {args[6]} groups")
+    for atoms in dims[1:]:
+        flow.approximate(atoms, f"normalised across channels in {args[6]} groups")
     flow.give(result[0], tuple(dims))
 
 

@@ -9,36 +9,27 @@ if TYPE_CHECKING:
     from secateur.graph.flow import Flow
 
 
-def _axes(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> tuple[set[int], bool]:
-    """Return the reduced axes and whether they stay with size 1."""
+def _axes(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> set[int]:
     rank = args[0].dim()
     given = args[position] if len(args) > position else kwargs.get("dim")
-    keep = args[position + 1] if len(args) > position + 1 else kwargs.get("keepdim", False)
-    if given is None or given == []:
-        return set(range(rank)), bool(keep)
+    if given is None or given == [] or isinstance(given, bool):
+        return set(range(rank))
     axes = given if isinstance(given, list | tuple) else [given]
-    return {axis % max(rank, 1) for axis in axes}, bool(keep)
+    return {axis % max(rank, 1) for axis in axes}
 
 
 def _reduction(position: int, exact: bool) -> Callable[["Flow", tuple[Any, ...], dict[str, Any], Any], None]:
     def rule(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        axes, keep = _axes(args, kwargs, position)
+        axes = _axes(args, kwargs, position)
         dims = flow.dims(args[0])
         for axis in axes:
             if axis < len(dims) and not exact:
                 flow.approximate(dims[axis], "reduced across channels")
-        parts = result if isinstance(result, tuple | list) else (result,)
-        for part in parts:
+        kept = tuple(None if axis in axes else atoms for axis, atoms in enumerate(dims))
+        left = tuple(atoms for axis, atoms in enumerate(dims) if axis not in axes)
+        for part in result if isinstance(result, tuple | list) else (result,):
             if isinstance(part, Tensor):
-                keep_here = keep or part.dim() == len(dims)
-                flow.give(
-                    part,
-                    tuple(
-                        None if axis in axes else atoms
-                        for axis, atoms in enumerate(dims)
-                        if keep_here or axis not in axes
-                    ),
-                )
+                flow.give(part, kept if part.dim() == len(dims) else left)
 
     return rule
 
@@ -54,11 +45,19 @@ norm = _reduction(2, exact=False)
 
 
 def along(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    """Sort, top-k, cumulative sums …: free along space, locked along channels."""
-    axis = next((value for value in (*args[1:], kwargs.get("dim")) if isinstance(value, int)), -1)
-    if len(args) > 2 and isinstance(args[2], int) and not isinstance(args[2], bool):
-        axis = args[2]  # topk(input, k, dim)
-    dims = list(flow.dims(args[0]))
+    """``sort(input, dim)``, ``cumsum(input, dim)`` …: free along space, locked along channels."""
+    given = args[1] if len(args) > 1 else kwargs.get("dim", -1)
+    _ordered(flow, args[0], -1 if isinstance(given, bool) else given, result)
+
+
+def topk(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """``topk(input, k, dim)``: free along space, locked along channels."""
+    del kwargs
+    _ordered(flow, args[0], args[2] if len(args) > 2 else -1, result)
+
+
+def _ordered(flow: "Flow", tensor: Tensor, axis: int, result: Any) -> None:
+    dims = list(flow.dims(tensor))
     if dims:
         flow.lock(dims[axis], "ordered along channels")
         dims[axis] = None
