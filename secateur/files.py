@@ -22,7 +22,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
         os.close(handle)
     except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror or error}; choose a folder that can be written") from error
+        reason = error.strerror or error
+        raise UsageError(f"cannot write {target}: {reason}; choose a folder that can be written") from error
     temporary = Path(name)
     try:
         yield temporary
@@ -34,7 +35,8 @@ def whole_file(path: Path | str) -> Iterator[Path]:
         temporary.chmod(0o666 & ~umask)
         temporary.replace(target)
     except OSError as error:
-        raise UsageError(f"cannot write {target}: {error.strerror or error}; free space or choose another folder") from error
+        reason = error.strerror or error
+        raise UsageError(f"cannot write {target}: {reason}; free space or choose another folder") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -62,7 +62,8 @@ def _header_terms(graph: ChannelGraph) -> _HeaderTerms:
     any_cut += sum(_PER_DIM_CUT for _ in graph.dims) + sum(len(name) for name in {dim.parameter for dim in graph.dims})
     group_of = np.repeat(np.arange(len(graph.groups)), graph.sizes)
     removed = np.zeros(len(graph.groups), dtype=np.int64)
-    for dim in graph.dims:
+    # Dimensions that lose the same indices share one list in the file.
+    for dim in {dim.units.tobytes(): dim for dim in graph.dims}.values():
         owners = group_of[dim.units[dim.units >= 0]]
         removed += np.bincount(owners, minlength=removed.size) * (len(str(dim.units.size)) + 1)
     return _HeaderTerms(
