@@ -4,6 +4,7 @@ from secateur.record.environment import Environment as Environment
 from secateur.record.environment import environment as environment
 from secateur.record.log import RunLog as RunLog
 from secateur.record.log import read_log as read_log
+from secateur.record.measurements import Agreement as Agreement
 from secateur.record.measurements import EpochMeasurement as EpochMeasurement
 from secateur.record.measurements import Evaluation as Evaluation
 from secateur.record.measurements import Latency as Latency
@@ -15,6 +16,7 @@ from secateur.record.run import read_record as read_record
 from secateur.record.run import write_record as write_record
 
 __all__ = [
+    "Agreement",
     "Environment",
     "EpochMeasurement",
     "Evaluation",

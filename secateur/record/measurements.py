@@ -97,3 +97,15 @@ class Proof:
     verdict: str  # such as "exact", "approximate", "cannot tell"
     relative_error: float  # max |masked − cut| / max |original − masked|, float64, worst output and weights
     float32_error: float  # the same difference relative to the output, in float32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Agreement:
+    """How far the exported file agrees with the torch model on the same samples."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    samples: int
+    equal: int  # samples for which the most likely class is the same
+    max_difference: float  # of two logits
+    scale: float  # largest absolute logit

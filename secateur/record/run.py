@@ -9,7 +9,7 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 from secateur.errors import ArtifactError
 from secateur.files import write_text
 from secateur.record.environment import Environment
-from secateur.record.measurements import STRICT, Measurement, Proof, TrainResult
+from secateur.record.measurements import STRICT, Agreement, Measurement, Proof, TrainResult
 
 FORMAT = 1  # of record.json; another number is refused
 
@@ -30,6 +30,8 @@ class RunRecord:
         default_factory=dict
     )  # such as "dense", "cut", "tuned", "onnx"
     proof: Proof | None = None
+    agreement: Agreement | None = None  # of the ONNX file with torch, on the test split
+    prunable_share_of_macs: float | None = None  # the most that could be cut, with one unit left in every group
     locked: dict[str, str] = field(default_factory=dict)  # group → why it could not be cut
     files: dict[str, str] = field(default_factory=dict)  # what → path inside the run directory
     notes: tuple[str, ...] = ()  # departures from the paper, and anything else that a reader must know

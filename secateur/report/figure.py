@@ -56,11 +56,14 @@ def _draw_accuracy(axes: Any, record: RunRecord) -> None:
         if (value := record.measurements.get(key)) is not None and value.macs is not None and value.test is not None
     ]
     colours = {"dense": "black", "cut": ACCENT, "fine-tuned": KEPT}
+    most = max((macs for macs, _, _ in points), default=1)
     for macs, top1, title in points:
-        axes.plot([macs / 1e6], [top1], "o", color=colours[title], markersize=8, label=f"{title}: {top1:.2f} %")
-    axes.set(title="Accuracy and compute", xlabel="million MACs per sample", ylabel="test top-1 in %", xlim=(0, None))
-    if points:
-        axes.legend(loc="lower left", fontsize=8)  # framed, or its marks would look like points
+        axes.plot([macs / 1e6], [top1], "o", color=colours[title], markersize=8)
+        side, offset = ("right", -9) if macs > 0.6 * most else ("left", 9)
+        text = f"{title} {top1:.1f} %"
+        axes.annotate(text, (macs / 1e6, top1), (offset, 0), textcoords="offset points", ha=side, va="center")
+    axes.set(title="Accuracy and compute", xlabel="million MACs per sample", ylabel="test top-1 in %")
+    axes.set(xlim=(0, 1.05 * most / 1e6), ylim=(0, 105))
 
 
 def _draw_training(axes: Any, record: RunRecord) -> None:
@@ -71,5 +74,6 @@ def _draw_training(axes: Any, record: RunRecord) -> None:
             axes.plot(*zip(*seen, strict=True), marker=".", label=phase.phase)
         start += len(phase.epochs)
     axes.set(title="Training", xlabel="epoch", ylabel="validation top-1 in %")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     if axes.lines:
         axes.legend(frameon=False, fontsize=8)

@@ -1,0 +1,38 @@
+"""``secateur plan``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli import choices, show
+from secateur.cli.options import BudgetOptions, CommonOptions, InputOptions, MethodOptions, ModelOptions, spread
+
+
+@spread
+def plan(
+    model: ModelOptions,
+    inputs: InputOptions,
+    budget: BudgetOptions,
+    method: MethodOptions,
+    common: CommonOptions,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="write the plan to this JSON file")] = None,
+) -> None:
+    """Decide what to cut for a budget, and print it; nothing is cut.
+
+    The plan can be written to a file, read, and applied with `secateur apply`.
+
+    Example: `secateur plan --model resnet56-b --weights resnet56.safetensors --macs 0.5 --out plan.json`
+    """
+    from secateur import recipe, report
+
+    made = recipe.make_plan(
+        choices.subject(model, inputs, common), choices.budget(budget), choices.method(method, seed=common.seed)
+    )
+    if out is not None:
+        recipe.write_plan(made.plan, out)
+    if common.as_json:
+        show.show_json(made.plan.to_json())
+        return
+    facts = (*(("note", note) for note in made.notes), *([("plan file", str(out))] if out else []))
+    show.show(report.plan_grid(made.graph, made.plan), report.cost_grid(made.graph, made.plan), tuple(facts))

@@ -1,0 +1,57 @@
+"""What commands share when they print: where it goes, and the words that the process was started with."""
+
+import json
+import sys
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from secateur.recipe import PruneResult
+    from secateur.report import Grid
+    from secateur.training import Progress
+
+
+STARTED_WITH: ContextVar[tuple[str, ...]] = ContextVar("words of the command line", default=())
+"""The words after ``secateur`` of the command that runs."""
+
+
+def words() -> tuple[str, ...]:
+    """Return the command line that runs, without ``--force``, so that the same words continue the run."""
+    return ("secateur", *(word for word in STARTED_WITH.get() if word != "--force"))
+
+
+def progress(*, quiet: bool) -> "Progress":
+    """Return what shows progress on standard error."""
+    from secateur.training import progress_for
+
+    return progress_for(quiet=quiet)
+
+
+def show_json(value: Any) -> None:
+    """Print ``value`` as JSON."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def show(*parts: "Grid | tuple[tuple[str, str], ...]") -> None:
+    """Print tables and labelled lines, with a blank line between."""
+    from secateur.report import Grid, print_facts, print_grid
+
+    for number, part in enumerate(parts):
+        if number:
+            print()
+        if isinstance(part, Grid):
+            print_grid(part, sys.stdout)
+        else:
+            print_facts(part, sys.stdout)
+
+
+def show_result(result: "PruneResult", *, as_json: bool) -> None:
+    """Print the result of a prune job."""
+    from secateur.report import result_facts, result_grid
+
+    if as_json:
+        print(result.folder.joinpath("record.json").read_text(encoding="utf-8"), end="")
+        return
+    if result.was_complete:
+        print(f"{result.folder}: this run was complete already; nothing was computed\n")
+    show(result_grid(result.record), result_facts(result.record, result.folder))

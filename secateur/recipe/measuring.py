@@ -1,0 +1,176 @@
+"""What a prune job measures at its end: the dense model, the cut one, and the files it wrote."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+from torch import nn
+
+from secateur import record
+from secateur.cost import profile_graph
+from secateur.data import DataSource
+from secateur.errors import ExportError
+from secateur.export import OnnxModel, export_onnx, save
+from secateur.graph import ChannelGraph, Plan, apply
+from secateur.measure import compare_latency, compare_predictions, evaluate_artifact, open_classifier
+from secateur.recipe.subject import Subject
+from secateur.record import Evaluation, Measurement
+from secateur.training import SupervisedTask
+from secateur.user_code import names_user_code
+
+LATENCY_REPEATS = 50
+
+
+@dataclass(kw_only=True)
+class Measured:
+    """What was measured so far.
+
+    Attributes:
+        measurements: by the keys of ``RunRecord.measurements``.
+        agreement: of the ONNX file with torch.
+        notes: what could not be measured and why.
+    """
+
+    measurements: dict[str, Measurement] = field(default_factory=dict)
+    agreement: record.Agreement | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """What there is to measure.
+
+    Attributes:
+        subject: the dense model.
+        data: what it is evaluated on.
+        graph: of the dense model.
+        plan: what was cut.
+        task: evaluates.
+        model_file: the fine-tuned model.
+        onnx_file: where its ONNX file goes.
+        threads: that latency is measured with; idle threads of one model disturb the other, so 1 is steadiest.
+    """
+
+    subject: Subject
+    data: DataSource
+    graph: ChannelGraph
+    plan: Plan
+    task: SupervisedTask
+    model_file: Path
+    onnx_file: Path
+    threads: int
+
+    @property
+    def code(self) -> str | None:
+        """The user's function that builds the model, if one does."""
+        name = self.subject.builder.name
+        return name if names_user_code(name) else None
+
+
+def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
+    """Evaluate everything on the test split, export ONNX, compare it with torch, and time dense and cut in turn.
+
+    The model file and the ONNX file are read back and evaluated as anybody would: these are the numbers reported.
+
+    Raises:
+        ArtifactError: a file cannot be read back.
+        DataError: the data cannot be read.
+        UsageError: a file cannot be written.
+    """
+    found = Measured()
+    tell("evaluating the dense, the cut and the fine-tuned model on the test split")
+    dense, small = finished.subject.model, apply(finished.subject.model, finished.plan, verify_with=None)
+    found.measurements["dense"] = _measured(finished, dense, finished.graph)
+    cut = finished.graph.after(finished.plan)
+    found.measurements["cut"] = _measured(finished, small, cut)
+    found.measurements["tuned"] = replace(
+        found.measurements["cut"],
+        validation=_validation(finished, finished.model_file),
+        test=_evaluated(finished, finished.model_file),
+        size_bytes=finished.model_file.stat().st_size,
+    )
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        dense_file, dense_onnx = Path(folder, "dense.safetensors"), Path(folder, "dense.onnx")
+        save(dense, dense_file)
+        _note(found, "dense", size_bytes=dense_file.stat().st_size)
+        _note(found, "cut", size_bytes=finished.model_file.stat().st_size)
+        tuned, _ = open_classifier(finished.model_file, device=finished.task.device, code=finished.code)
+        assert isinstance(tuned, nn.Module)
+        tell("exporting ONNX and evaluating the file in ONNX Runtime")
+        exported = _export(finished, found, tuned, dense_onnx)
+        tell(f"measuring latency: {LATENCY_REPEATS} runs each, in turn, {finished.threads} thread(s)")
+        _time(finished, found, tuned, dense_onnx if exported else None)
+    return found
+
+
+def _measured(finished: Finished, model: nn.Module, graph: ChannelGraph) -> Measurement:
+    costs = profile_graph(graph)
+    has_validation = finished.data.size("validation") > 0
+    return Measurement(
+        validation=finished.task.evaluate(model) if has_validation else None,
+        test=finished.task.evaluate(model, "test"),
+        macs=costs.macs,
+        params=costs.params,
+        activation_bytes=costs.activation_bytes,
+    )
+
+
+def _validation(finished: Finished, path: Path) -> Evaluation | None:
+    if finished.data.size("validation") == 0:
+        return None
+    return evaluate_artifact(path, finished.data, split="validation", device=finished.task.device, code=finished.code)
+
+
+def _evaluated(finished: Finished, path: Path) -> Evaluation:
+    return evaluate_artifact(path, finished.data, device=finished.task.device, code=finished.code)
+
+
+def _export(finished: Finished, found: Measured, tuned: nn.Module, dense_onnx: Path) -> bool:
+    """Export both models; a model that ONNX cannot express leaves a note, because the model file is there already."""
+    inputs, preprocessing = finished.subject.example_inputs, finished.subject.preprocessing
+    try:
+        export_onnx(tuned, finished.onnx_file, inputs, preprocessing=preprocessing)
+        export_onnx(finished.subject.model, dense_onnx, inputs, preprocessing=preprocessing)
+    except ExportError as error:
+        found.notes.append(f"there is no ONNX file: {error}")
+        return False
+    tuned_values = found.measurements["tuned"]
+    found.measurements["dense_onnx"] = replace(
+        found.measurements["dense"],
+        size_bytes=dense_onnx.stat().st_size,
+        validation=None,
+        test=_evaluated(finished, dense_onnx),
+    )
+    found.measurements["onnx"] = replace(
+        tuned_values,
+        validation=_validation(finished, finished.onnx_file),
+        test=_evaluated(finished, finished.onnx_file),
+        size_bytes=finished.onnx_file.stat().st_size,
+    )
+    runnable = OnnxModel(finished.onnx_file, threads=finished.threads)
+    agreement = compare_predictions(tuned, runnable, finished.data, device=finished.task.device)
+    found.agreement = record.Agreement(**asdict(agreement))
+    return True
+
+
+def _time(finished: Finished, found: Measured, tuned: nn.Module, dense_onnx: Path | None) -> None:
+    one, device = finished.subject.example_inputs[:1], finished.task.device
+    pair = compare_latency(
+        finished.subject.model, tuned, one, threads=finished.threads, repeats=LATENCY_REPEATS, device=device
+    )
+    _note(found, "dense", latency=pair.first.to_record())
+    _note(found, "tuned", latency=pair.second.to_record())
+    if dense_onnx is not None:
+        pair = compare_latency(dense_onnx, finished.onnx_file, one, threads=finished.threads, repeats=LATENCY_REPEATS)
+        _note(found, "dense_onnx", latency=pair.first.to_record())
+        _note(found, "onnx", latency=pair.second.to_record())
+        if pair.ratio < 1:
+            found.notes.append(
+                "the cut model is not faster in ONNX Runtime, whose convolutions want multiples of 8 or 16 channels; "
+                "try --round-to 8"
+            )
+
+
+def _note(found: Measured, key: str, **values: object) -> None:
+    found.measurements[key] = replace(found.measurements[key], **values)  # type: ignore[arg-type]

@@ -1,0 +1,154 @@
+"""The steps of the main job one by one: make a plan, apply one, verify a file."""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from secateur.cost import Budget, MinimumWarning
+from secateur.errors import PlanError, UsageError, VerificationError
+from secateur.export import inspect as inspect_file
+from secateur.export import load, save
+from secateur.files import write_text
+from secateur.graph import ChannelGraph, Plan, Proof, apply, verify
+from secateur.methods import Magnitude
+from secateur.methods.magnitude import decide
+from secateur.recipe.subject import Subject
+
+
+@dataclass(frozen=True)
+class MadePlan:
+    """A plan, the graph that it was made for, and what to know about it."""
+
+    graph: ChannelGraph
+    plan: Plan
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A proof, and what was compared with what."""
+
+    proof: Proof
+    compared: str
+
+
+def make_plan(subject: Subject, budget: Budget, method: Magnitude) -> MadePlan:
+    """Decide what to cut; nothing is touched.
+
+    Raises:
+        BudgetError: the budget cannot be met.
+        TraceError: the model does not run.
+    """
+    graph = subject.trace()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", MinimumWarning)
+        plan = decide(graph, subject.model, budget, method)
+    notes = [str(warning.message) for warning in caught if issubclass(warning.category, MinimumWarning)]
+    if not subject.has_weights:
+        notes.append("no --weights were given, so the scores are those of random weights")
+    return MadePlan(graph, plan, tuple(notes))
+
+
+def write_plan(plan: Plan, path: Path | str) -> None:
+    """Write a plan as JSON.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    write_text(path, json.dumps(plan.to_json(), indent=1) + "\n")
+
+
+def read_plan(path: Path | str) -> Plan:
+    """Read a plan.
+
+    Raises:
+        PlanError: the file is missing or no plan.
+    """
+    try:
+        content = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PlanError(f"cannot read the plan {path}: {error.strerror or error}") from error
+    except (ValueError, RecursionError) as error:
+        raise PlanError(f"{path} is not JSON; write a plan with `secateur plan --out`") from error
+    try:
+        return Plan.from_json(content)
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+
+
+def apply_plan(subject: Subject, plan: Plan, out: Path | str) -> Proof:
+    """Cut the model, prove it, and write it.
+
+    Raises:
+        PlanError: the plan was made for another model.
+        VerificationError: the cut could not be proved; no file is written.
+    """
+    small = apply(subject.model, plan, verify_with=None)
+    proof = verify(subject.model, small, plan, subject.example_inputs)
+    require_proof(proof)
+    save(
+        small,
+        out,
+        plan=plan,
+        preprocessing=subject.preprocessing,
+        builder=subject.builder,
+        provenance={"source_weights": subject.weights_fingerprint},
+    )
+    return proof
+
+
+def verify_file(path: Path | str, subject: Subject) -> Checked:
+    """Prove that a model file, or the cut that a plan describes, is an exact cut of the dense model.
+
+    Raises:
+        PlanError: the plan is missing, malformed, or for another model.
+        ArtifactError: the model file is damaged or does not fit the model.
+    """
+    path = Path(path)
+    if path.suffix == ".json":
+        plan = read_plan(path)
+        small = apply(subject.model, plan, verify_with=None)
+        compared = "the dense model cut by the plan, with the dense model masked"
+        return Checked(verify(subject.model, small, plan, subject.example_inputs), compared)
+    found = inspect_file(path).plan
+    if found is None:
+        raise PlanError(f"{path} holds an uncut model, so there is nothing to prove")
+    small = load(subject.model, path).to(subject.example_inputs.device).eval()
+    same = _same_weights(small, apply(subject.model, found, verify_with=None))
+    compared = (
+        "the file's weights and redrawn ones, with the dense model masked"
+        if same
+        else "the structure of the file, with redrawn weights: its own weights were trained after the cut"
+    )
+    return Checked(verify(subject.model, small, found, subject.example_inputs, own_weights=same), compared)
+
+
+def require_proof(proof: Proof) -> None:
+    """Refuse a proof that did not pass.
+
+    Raises:
+        VerificationError: with the reason.
+    """
+    if not proof.passed:
+        raise VerificationError(proof.sentence())
+
+
+def check_target(path: Path | str, *, force: bool) -> None:
+    """Refuse to replace a file unasked.
+
+    Raises:
+        UsageError: it is there.
+    """
+    if Path(path).is_dir():
+        raise UsageError(f"{path} is a folder; give the name of a file")
+    if Path(path).exists() and not force:
+        raise UsageError(f"{path} is there already; choose another name, or replace it with --force")
+
+
+def _same_weights(first: nn.Module, second: nn.Module) -> bool:
+    one, other = first.state_dict(), second.state_dict()
+    return one.keys() == other.keys() and all(torch.equal(tensor, other[name]) for name, tensor in one.items())

@@ -1,0 +1,144 @@
+"""The run directory: which files a job writes, whose run a folder holds, and how to start over."""
+
+import contextlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secateur.errors import ArtifactError, UsageError
+from secateur.files import write_text
+from secateur.recipe.settings import PruneRecipe, first_difference
+from secateur.record import RunRecord, read_record
+
+MARK = "# secateur run, format 1. Written by `secateur prune`; the same command continues or repeats the run.\n"
+
+FILES = {
+    "recipe": "recipe.yaml",
+    "record": "record.json",
+    "log": "log.jsonl",
+    "plan": "plan.json",
+    "model": "model.safetensors",
+    "onnx": "model.onnx",
+    "report": "report.md",
+    "figure": "report.png",
+}
+"""What a run writes beside ``checkpoint/``, by what it is."""
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """The folder of one run."""
+
+    folder: Path
+
+    def path(self, what: str) -> Path:
+        """Return the path of one of :data:`FILES`."""
+        return self.folder / FILES[what]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The folder of the phase store."""
+        return self.folder / CHECKPOINT
+
+    def enter(self, recipe: PruneRecipe, *, force: bool = False) -> RunRecord | None:
+        """Take the folder for ``recipe``; nothing is written yet.
+
+        Args:
+            recipe: of this run.
+            force: start over where the folder holds a run; :meth:`begin` then removes it.
+
+        Returns:
+            The record of the same run if it is complete already, otherwise None: it starts, or continues.
+
+        Raises:
+            UsageError: the folder holds something else, or a run with other settings.
+        """
+        if self.folder.exists() and not self.folder.is_dir():
+            raise UsageError(f"{self.folder} is a file; give --out a folder")
+        try:
+            found = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
+            found = [name for name in found if not (name.startswith(".") and name.endswith(".part"))]  # left by a kill
+        except OSError as error:
+            raise UsageError(f"cannot read {self.folder}: {error.strerror or error}; choose another folder") from error
+        if not found:
+            return None
+        settings = self._settings(found)
+        if force:
+            return None
+        if settings is None:
+            raise UsageError(f"{self.path('recipe')} is damaged; choose another folder, or start over with --force")
+        difference = first_difference(settings, recipe.to_json())
+        if difference is not None:
+            name, before, now = difference
+            raise UsageError(
+                f"{self.folder} holds a run with {name} = {_shown(before)}, but this one has {_shown(now)}; "
+                "choose another --out, or start over in it with --force"
+            )
+        return self._finished()
+
+    def begin(self, recipe: PruneRecipe, *, force: bool = False) -> None:
+        """Write the recipe: from now on the folder is this run's.
+
+        Args:
+            recipe: of this run.
+            force: first remove the files of the run that is there.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        if force:
+            self.clear()
+        if not self.path("recipe").exists():
+            text = yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True)
+            write_text(self.path("recipe"), MARK + text)
+
+    def clear(self) -> None:
+        """Remove the files that a run writes, and only those."""
+        for name in FILES.values():
+            (self.folder / name).unlink(missing_ok=True)
+            for path in self.folder.glob(f".{name}.*.part"):
+                path.unlink()
+        for folder in (self.checkpoint / "phases", self.checkpoint / "data"):
+            for path in folder.glob("*.safetensors"):
+                path.unlink()
+            for path in folder.glob(".*.part"):
+                path.unlink()
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+        with contextlib.suppress(OSError):
+            self.checkpoint.rmdir()
+
+    def _settings(self, found: list[str]) -> dict[str, Any] | None:
+        """Return the settings of the run in the folder, or None where they cannot be read."""
+        try:
+            text = self.path("recipe").read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):
+            text = ""
+        if not text.startswith("# secateur run"):
+            shown = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
+            raise UsageError(
+                f"{self.folder} is not empty and holds no run of secateur ({shown}); choose an empty or a new folder"
+            )
+        with contextlib.suppress(yaml.YAMLError):
+            values = yaml.safe_load(text)
+            return values if isinstance(values, dict) else None
+        return None
+
+    def _finished(self) -> RunRecord | None:
+        if not self.path("record").exists():
+            return None
+        with contextlib.suppress(ArtifactError):
+            record = read_record(self.path("record"))
+            if all((self.folder / name).exists() for name in record.files.values()):
+                return record
+        return None
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    return ", ".join(map(str, value)) or "none" if isinstance(value, list | tuple) else str(value)

@@ -1,0 +1,166 @@
+"""The recipe of a prune job: every setting that decides its result, in one frozen object."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+from pydantic import ConfigDict, JsonValue, TypeAdapter
+
+from secateur.cost import Budget, parse_amount
+from secateur.errors import BudgetError, UsageError
+from secateur.methods import Magnitude
+from secateur.training import Distillation, TrainSettings
+
+BUDGET_OPTIONS = ("macs", "params", "nonzeros", "size_bytes", "activation_bytes", "latency_ms")
+
+DENSE_TRAINING = TrainSettings()
+"""How a dense model without weights is trained."""
+
+FINE_TUNING = TrainSettings(learning_rate=0.01, weight_decay=5e-4)
+"""How a trained network is fine-tuned after the cut: SGD with momentum, a tenth of the usual rate, cosine to zero."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Which network, and with which weights."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    spec: str  # as in secateur.models.build_model
+    weights: str | None = None  # path of a weight file
+    weights_fingerprint: str | None = None  # of that file's bytes, so that another file is not mistaken for it
+    num_classes: int | None = None  # None: as many as the data has
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataChoice:
+    """Which data."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    spec: str  # as in secateur.data.load_data
+    root: str = "data"
+    normalize: str | None = None  # None: what suits the data, or else the model
+    validation_share: float = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """Where a job runs; none of it belongs to what the job is, so that another machine may continue it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    threads: int | None = None  # of one operator; None: as torch chooses
+    device: str = "auto"
+    workers: int = 2  # reading processes of data that streams
+
+
+@dataclass(frozen=True, kw_only=True)
+class PruneRecipe:
+    """Cut a model to a budget, fine-tune it, prove it, ship it."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    model: ModelChoice
+    data: DataChoice
+    budget: Budget
+    method: Magnitude = field(default_factory=lambda: Magnitude(finetune=FINE_TUNING))
+    train_epochs: int = 0  # of the dense model, before the cut; needed where there are no weights
+    train: TrainSettings = DENSE_TRAINING
+    seed: int = 0
+    machine: Machine = Machine()
+
+    def __post_init__(self) -> None:
+        """Refuse settings that contradict each other."""
+        if self.train_epochs < 0:
+            raise UsageError(f"train_epochs is {self.train_epochs}, but must be at least 0")
+        if self.model.weights is None and self.train_epochs == 0:
+            raise UsageError(
+                "the model has no weights: give the file of a trained model with --weights, or train it first with "
+                "--train-epochs"
+            )
+
+    @property
+    def distills(self) -> bool:
+        """Whether fine-tuning also learns from the dense model."""
+        return self.method.finetune is not None and self.method.finetune.distillation is not None
+
+    def to_json(self) -> dict[str, JsonValue]:
+        """Return all settings as JSON."""
+        values: dict[str, JsonValue] = _RECIPE.dump_python(self, mode="json")
+        return values
+
+
+_RECIPE: TypeAdapter[PruneRecipe] = TypeAdapter(PruneRecipe)
+
+
+def budget_from(amounts: Mapping[str, str | None]) -> Budget:
+    """Read a budget as a user writes it.
+
+    Args:
+        amounts: names of :data:`BUDGET_OPTIONS` with texts such as ``0.5``, ``50%`` or ``60M``; None is not asked for.
+
+    Raises:
+        BudgetError: nothing is asked for, or an amount is no number or out of range.
+    """
+    given = {name: parse_amount(name, text) for name, text in amounts.items() if text is not None}
+    if not given:
+        options = ", ".join(f"--{name.replace('_', '-')}" for name in BUDGET_OPTIONS)
+        raise BudgetError(f"there is no budget; give at least one of {options}, for example --macs 0.5")
+    return Budget(**given)
+
+
+def fine_tuning(
+    *,
+    learning_rate: float = FINE_TUNING.learning_rate,
+    batch_size: int = FINE_TUNING.batch_size,
+    schedule: str = FINE_TUNING.schedule,
+    weight_decay: float = FINE_TUNING.weight_decay,
+    label_smoothing: float = 0.0,
+    distill: bool = False,
+    temperature: float = 4.0,
+    weight: float = 0.9,
+) -> TrainSettings:
+    """Return the settings of fine-tuning; ``distill`` makes the dense model its teacher.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+    return TrainSettings(
+        learning_rate=learning_rate,
+        batch_size=batch_size,
+        schedule=schedule,  # type: ignore[arg-type]  # refused by TrainSettings itself
+        weight_decay=weight_decay,
+        label_smoothing=label_smoothing,
+        distillation=Distillation(temperature=temperature, weight=weight) if distill else None,
+    )
+
+
+def dense_training(learning_rate: float, batch_size: int) -> TrainSettings:
+    """Return the settings of training the dense model.
+
+    Raises:
+        UsageError: a value is out of range.
+    """
+    return replace(DENSE_TRAINING, learning_rate=learning_rate, batch_size=batch_size)
+
+
+def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
+    """Return (setting, value before, value now) of the first setting that decides the result and differs, or None."""
+    then, this = dict(_flat(before)), dict(_flat(now))
+    if then.get("model.weights_fingerprint") == this.get("model.weights_fingerprint"):
+        # The same file under another name is the same file.
+        then.pop("model.weights", None)
+        this.pop("model.weights", None)
+    for name in dict.fromkeys((*this, *then)):
+        if not name.startswith("machine.") and then.get(name) != this.get(name):
+            return name, then.get(name), this.get(name)
+    return None
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

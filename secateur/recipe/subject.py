@@ -1,0 +1,195 @@
+"""What a command works on: a dense model with its weights, inputs that it takes, and data where it was given."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from secateur.data import DATA_SETS, DataSource, load_data
+from secateur.errors import DataError, ModelError, TraceError, UsageError
+from secateur.export import Builder, Preprocessing, file_fingerprint, preprocessing_of
+from secateur.graph import ChannelGraph, trace
+from secateur.models import NETWORKS, build_model, default_normalization, input_shape, load_weights
+from secateur.randomness import derive_seed, generator_for
+from secateur.recipe.settings import DataChoice, Machine, ModelChoice
+from secateur.training import Split, choose_device, set_threads
+from secateur.user_code import names_user_code
+
+Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A dense model, ready to be traced.
+
+    Attributes:
+        model: on the device, with its weights if a file was given.
+        example_inputs: two samples, (2, C, H, W), on the device.
+        builder: what builds the model again.
+        data: where it was asked for.
+        weights_fingerprint: of the weight file, None where the weights are random.
+    """
+
+    model: nn.Module
+    example_inputs: Tensor
+    builder: Builder
+    data: DataSource | None = None
+    weights_fingerprint: str | None = None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether the weights come from a file."""
+        return self.weights_fingerprint is not None
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How the data's images become inputs."""
+        return None if self.data is None else preprocessing_of(self.data)
+
+    def trace(self) -> ChannelGraph:
+        """Return the model's graph.
+
+        Raises:
+            DataError: the model does not take the data's images.
+            TraceError: it does not run.
+        """
+        try:
+            return trace(self.model, self.example_inputs)
+        except TraceError as error:
+            if self.data is None:
+                raise
+            shape = _times(self.data.sample_shape)
+            raise DataError(
+                f"the model does not run on images of {self.data.name}, which are {shape}: {error}"
+            ) from error
+
+
+def settle(machine: Machine) -> torch.device:
+    """Set the threads and return the device that ``machine`` asks for.
+
+    Raises:
+        UsageError: fewer than one thread, or a device that is not there.
+    """
+    if machine.threads is not None:
+        set_threads(machine.threads)
+    return choose_device(machine.device)
+
+
+def read_data(choice: DataChoice, machine: Machine, *, model: str | None = None) -> DataSource:
+    """Load the data, normalised as asked for, or else as suits the data set, or else the model.
+
+    Raises:
+        UsageError: an unknown name, or an option out of range.
+        DataError: the data cannot be read, or a split is empty.
+    """
+    normalize = choice.normalize
+    if normalize is None and model is not None and choice.spec not in DATA_SETS and not names_user_code(choice.spec):
+        normalize = default_normalization(model)
+    data = load_data(
+        choice.spec,
+        root=choice.root,
+        validation_share=choice.validation_share,
+        normalize=normalize,
+        workers=machine.workers,
+    )
+    required: tuple[Split, ...] = ("train", "test")
+    for split in required:
+        if data.size(split) == 0:
+            raise DataError(f"the {split} split of {data.name} is empty; give data with samples in it")
+    return data
+
+
+def with_fingerprint(choice: ModelChoice) -> ModelChoice:
+    """Return ``choice`` with the fingerprint of its weight file.
+
+    Raises:
+        ModelError: the file is missing.
+    """
+    if choice.weights is None:
+        return choice
+    path = Path(choice.weights)
+    if not path.is_file():
+        raise ModelError(f"there is no weight file {path}; give the path of a .safetensors or .pt file")
+    return ModelChoice(
+        spec=choice.spec,
+        weights=choice.weights,
+        weights_fingerprint=file_fingerprint(path),
+        num_classes=choice.num_classes,
+    )
+
+
+def build_subject(
+    choice: ModelChoice,
+    *,
+    data: DataSource | None = None,
+    shape: Shape | None = None,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> Subject:
+    """Build the dense model, load its weights, and find inputs for it.
+
+    Args:
+        choice: which model and weights.
+        data: gives example inputs, the number of classes and of channels.
+        shape: (channels, height, width) of random example inputs where there is no data; None takes the shape that
+            the network was made for.
+        device: where to.
+        seed: of the weights where no file is given, and of random inputs.
+
+    Raises:
+        UsageError: an unknown model, or nobody says which inputs it takes.
+        ModelError: it cannot be built, or the weights do not fit.
+    """
+    classes, channels = choice.num_classes, None
+    if data is not None and not names_user_code(choice.spec):
+        classes, channels = classes or data.num_classes, data.sample_shape[0]
+    elif shape is not None and not names_user_code(choice.spec):
+        channels = shape[0]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "weights"))
+        model = build_model(choice.spec, num_classes=classes, in_channels=channels)
+    if choice.weights is not None:
+        choice = with_fingerprint(choice)
+        load_weights(model, str(choice.weights))
+    model = model.to(device)
+    model.eval()
+    arguments = {"num_classes": classes, "in_channels": channels}
+    return Subject(
+        model=model,
+        example_inputs=_inputs(choice.spec, data, shape, seed).to(device),
+        builder=Builder(
+            name=f"secateur:{choice.spec}" if choice.spec in NETWORKS else choice.spec,
+            arguments={name: value for name, value in arguments.items() if value is not None},
+        ),
+        data=data,
+        weights_fingerprint=choice.weights_fingerprint,
+    )
+
+
+def parse_shape(text: str) -> Shape:
+    """Read an input shape such as ``3x32x32``.
+
+    Raises:
+        UsageError: it is not three whole numbers above 0.
+    """
+    parts = text.lower().replace("×", "x").split("x")
+    if len(parts) != 3 or not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise UsageError(f"the input shape is {text!r}; give channels, height and width, such as 3x32x32")
+    channels, height, width = map(int, parts)
+    return channels, height, width
+
+
+def _inputs(spec: str, data: DataSource | None, shape: Shape | None, seed: int) -> Tensor:
+    if data is not None:
+        # Two samples, because batch norm on 1 × 1 maps needs them in training mode.
+        split: Split = "validation" if data.size("validation") >= 2 else "train"
+        return next(iter(data.batches(split, batch_size=2, limit=1)))[0]
+    found = shape or input_shape(spec)
+    if found is None:
+        raise UsageError(f"nobody says which inputs {spec} takes; give --input such as 3x224x224, or --data")
+    return torch.randn(2, *found, generator=generator_for(seed, "example inputs"))
+
+
+def _times(shape: Shape) -> str:
+    return "×".join(map(str, shape))

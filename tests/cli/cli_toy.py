@@ -1,0 +1,71 @@
+"""A network and data of a user's own, small enough for a test: used as ``toy.py:network`` and ``toy.py:data``."""
+
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+
+def network(num_classes: int = 3) -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 8, 3, padding=1),
+        nn.BatchNorm2d(8),
+        nn.ReLU(),
+        nn.Conv2d(8, 12, 3, padding=1, stride=2),
+        nn.BatchNorm2d(12),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(12, num_classes),
+    )
+
+
+def data() -> dict[str, object]:
+    return {"train": _samples(160, 1), "test": _samples(60, 2), "class_names": ["left", "middle", "right"]}
+
+
+def empty() -> dict[str, object]:
+    return {"train": _samples(0, 1), "test": _samples(60, 2)}
+
+
+def colour() -> dict[str, object]:
+    images, labels = _samples(60, 1)
+    return {
+        "train": (images.expand(-1, 3, -1, -1).clone(), labels),
+        "test": (images.expand(-1, 3, -1, -1).clone(), labels),
+    }
+
+
+def many_classes() -> dict[str, object]:
+    images, _labels = _samples(60, 1)
+    return {"train": (images, torch.arange(60) % 10), "test": (images, torch.arange(60) % 10)}
+
+
+def _samples(count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Noise with a bright column, whose place is the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % 3
+    images = torch.rand(count, 1, 9, 9, generator=generator)
+    for number, label in enumerate(labels.tolist()):
+        images[number, 0, :, 1 + 3 * label] += 1.5
+    return images, labels
+
+
+class Slow(nn.Module):
+    """Takes its time when it is trained, so that a test can interrupt it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training and torch.is_grad_enabled():
+            time.sleep(0.02)
+        return x
+
+
+def slow_network() -> nn.Module:
+    return nn.Sequential(*network(), Slow())
+
+
+def sleeping_network() -> nn.Module:
+    Path("asleep").touch()
+    time.sleep(60)
+    return network()

@@ -1,0 +1,138 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from secateur.cost import Budget
+from secateur.errors import BudgetError, ModelError, UsageError
+from secateur.methods import Magnitude
+from secateur.recipe import (
+    DataChoice,
+    Machine,
+    ModelChoice,
+    PruneRecipe,
+    RunDirectory,
+    budget_from,
+    build_subject,
+    demo_recipe,
+    fine_tuning,
+    parse_shape,
+    read_data,
+)
+from secateur.recipe.settings import first_difference
+from secateur.recipe.subject import with_fingerprint
+
+
+def recipe() -> PruneRecipe:
+    return PruneRecipe(
+        model=ModelChoice(spec="digits-resnet", weights="a.safetensors", weights_fingerprint="abc"),
+        data=DataChoice(spec="digits"),
+        budget=Budget(macs=0.5),
+        method=Magnitude(finetune=fine_tuning(distill=True)),
+    )
+
+
+def test_a_budget_is_read_as_users_write_it() -> None:
+    given = {"macs": "50%", "params": "60M", "size_bytes": None}
+    assert budget_from(given) == Budget(macs=0.5, params=60_000_000)
+    with pytest.raises(BudgetError, match="--macs, --params"):
+        budget_from({"macs": None})
+
+
+def test_settings_survive_json_and_say_what_differs_first() -> None:
+    values = recipe().to_json()
+    assert first_difference(values, values) is None
+    other = replace(recipe(), seed=1, budget=Budget(macs=0.25)).to_json()
+    assert first_difference(values, other) == ("budget.macs", 0.5, 0.25)
+    plain = replace(recipe(), method=Magnitude(finetune=fine_tuning())).to_json()
+    assert first_difference(values, plain) == ("method.finetune.distillation.temperature", 4.0, None)
+
+
+def test_where_it_runs_and_the_name_of_the_weight_file_make_no_other_run() -> None:
+    values = recipe().to_json()
+    elsewhere = replace(recipe(), machine=Machine(threads=7, device="cuda", workers=0))
+    moved = replace(elsewhere, model=replace(recipe().model, weights="b.safetensors"))
+    assert first_difference(values, moved.to_json()) is None
+    retrained = replace(recipe(), model=replace(recipe().model, weights="b.safetensors", weights_fingerprint="xyz"))
+    assert first_difference(values, retrained.to_json()) == ("model.weights", "a.safetensors", "b.safetensors")
+
+
+def test_a_model_needs_weights_or_training() -> None:
+    with pytest.raises(UsageError, match="--train-epochs"):
+        replace(recipe(), model=ModelChoice(spec="digits-resnet"))
+    with pytest.raises(UsageError, match="train_epochs is -1"):
+        replace(recipe(), train_epochs=-1)
+    with pytest.raises(ModelError, match="no weight file"):
+        with_fingerprint(ModelChoice(spec="digits-resnet", weights="absent.pt"))
+
+
+def test_a_run_directory_belongs_to_one_recipe(tmp_path: Path) -> None:
+    place = RunDirectory(tmp_path / "run")
+    assert place.enter(recipe()) is None
+    assert not place.folder.exists()  # entering writes nothing
+    place.begin(recipe())
+    assert place.enter(recipe()) is None
+    with pytest.raises(UsageError, match=r"seed = 0, but this one has 1; .*--force"):
+        place.enter(replace(recipe(), seed=1))
+    assert place.enter(replace(recipe(), seed=1), force=True) is None
+    place.begin(replace(recipe(), seed=1), force=True)
+    assert place.enter(replace(recipe(), seed=1)) is None
+
+
+def test_what_a_kill_leaves_in_the_middle_of_the_first_write_is_no_other_run(tmp_path: Path) -> None:
+    (tmp_path / ".recipe.yaml.x1.part").write_text("half")
+    assert RunDirectory(tmp_path).enter(recipe()) is None
+
+
+def test_starting_over_removes_only_what_a_run_writes(tmp_path: Path) -> None:
+    place = RunDirectory(tmp_path)
+    place.begin(recipe())
+    (place.checkpoint / "phases").mkdir(parents=True)
+    (place.checkpoint / "phases" / "dense.safetensors").touch()
+    (place.checkpoint / "mine.txt").touch()
+    place.path("record").write_text("{}")
+    place.clear()
+    assert [path.name for path in sorted(tmp_path.rglob("*"))] == ["checkpoint", "mine.txt"]
+
+
+def test_a_damaged_record_is_made_again(tmp_path: Path) -> None:
+    place = RunDirectory(tmp_path)
+    place.begin(recipe())
+    place.path("record").write_text("{}")
+    assert place.enter(recipe()) is None
+
+
+def test_an_input_shape() -> None:
+    assert parse_shape("3x224x224") == parse_shape("3×224×224") == (3, 224, 224)
+    for wrong in ("", "3", "3x32", "3x32x", "3x-1x4", "0x4x4", "axbxc"):
+        with pytest.raises(UsageError, match="such as 3x32x32"):
+            parse_shape(wrong)
+
+
+def test_the_data_decides_classes_channels_and_inputs() -> None:
+    data = read_data(DataChoice(spec="digits"), Machine())
+    subject = build_subject(ModelChoice(spec="resnet20"), data=data)
+    assert subject.builder.name == "secateur:resnet20"
+    assert subject.builder.arguments == {"num_classes": 10, "in_channels": 1}
+    assert subject.example_inputs.shape == (2, 1, 8, 8)
+    assert subject.preprocessing is not None
+    assert subject.preprocessing.labels == tuple("0123456789")
+    assert not subject.model.training
+
+
+def test_random_weights_follow_the_seed_and_leave_the_random_state_alone() -> None:
+    before = torch.random.get_rng_state()
+    first, again, other = (
+        build_subject(ModelChoice(spec="digits-resnet"), seed=seed).model.state_dict() for seed in (0, 0, 1)
+    )
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert all(torch.equal(tensor, again[name]) for name, tensor in first.items())
+    assert not torch.equal(first["conv1.weight"], other["conv1.weight"])
+
+
+def test_the_demo_cuts_to_half() -> None:
+    made = demo_recipe(seed=3)
+    assert made.budget == Budget(macs=0.5)
+    assert (made.seed, made.method.seed) == (3, 3)
+    assert made.distills
