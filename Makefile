@@ -22,8 +22,9 @@ endif
 demo: setup
 	$(BIN)/secateur demo
 
+# One worker per core, each on one thread: the suite is many small things.
 test: setup
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: setup
 	$(BIN)/ruff check .
