@@ -96,17 +96,16 @@ def build(record: Record) -> ChannelGraph:
     dims = [(name, axis) for name, labels in record.atoms_of.items() for axis in range(len(labels))]
     roots = record.atoms.solve()
     forms = _FormTable()
+    # Dimensions of tensors come first: most activations carry exactly the labels of one of them.
+    tensors = [(1, [forms.number(atoms) for atoms in record.atoms_of[name]]) for name in record.stored]
+    of_tensors = len(forms.arrays)
     compute = [(constant, [forms.number(atoms) for atoms in shape]) for _, _, constant, shape in record.compute]
     stores = [
         (storage.constant, [forms.number(atoms) for atoms in storage.dims], storage)
         for storage in record.storages
         if storage.dies >= 0
     ]
-    tensors = [
-        (1, [forms.number(atoms) for atoms in record.atoms_of[name]]) if record.atoms_of[name] else (1, [])
-        for name in record.stored
-    ]
-    units = _number_units(record, roots, dims, forms.arrays)
+    units = _number_units(record, roots, dims, forms.arrays[of_tensors:])
     parameter_dims = _parameter_dims(record, dims, units)
     sizes = np.bincount(units.group, minlength=len(units.locked)) if units.group.size else np.zeros(0, np.int64)
     groups = _named_groups(record, dims, units, sizes)
@@ -176,12 +175,21 @@ class _FormTable:
         form = np.repeat(np.arange(lengths.size), lengths)
         form, unit = form[unit >= 0], unit[unit >= 0]
         count = max(sizes.size, 1)
-        pairs, positions = np.unique(form * count + units.group[unit], return_counts=True)
+        pairs, positions = _counted(form * count + units.group[unit], lengths.size * count)
         form_of, group_of = np.divmod(pairs, count)
         coefficient, rest = np.divmod(positions, sizes[group_of])
         assert not rest.any(), "units of one group take different numbers of positions"
         constants = lengths - np.bincount(form_of, weights=positions, minlength=lengths.size).astype(np.int64)
         return Forms(constants, form_of, group_of, coefficient)
+
+
+def _counted(values: IntArray, bound: int) -> tuple[IntArray, IntArray]:
+    """Return the distinct values below ``bound``, sorted, and how often each occurs."""
+    if bound > max(1 << 22, 8 * values.size):
+        return np.unique(values, return_counts=True)
+    counts = np.bincount(values, minlength=bound)
+    found = np.flatnonzero(counts)
+    return found, counts[found]
 
 
 def _number_units(record: Record, roots: IntArray, dims: list[tuple[str, int]], forms: list[IntArray]) -> _Units:
@@ -283,15 +291,12 @@ def _signatures(
 
     Dimensions of activations that enter a cost count too, so that each cost is linear in a group's size.
     """
-    owners, places = [of_atom[:total]], [slot]
-    for number, atoms in enumerate(forms):
-        owners.append(of_atom[atoms])
-        places.append(np.full(atoms.size, slots + number, dtype=np.int64))
-    width = slots + len(forms) + 1
-    pairs, counts = np.unique(np.concatenate(owners) * width + np.concatenate(places), return_counts=True)
-    owner, place = np.divmod(pairs, width)
+    # A sum of one random number per occurrence is a hash of the multiset.
+    numbers = _mix(np.arange(slots + len(forms)) + 1, np.int64(5))
     signature = np.zeros(components, dtype=np.uint64)
-    np.add.at(signature, owner, _mix(place + 1, counts))
+    np.add.at(signature, of_atom[:total], numbers[slot])
+    for number, atoms in enumerate(forms):
+        np.add.at(signature, of_atom[atoms], numbers[slots + number])
     return signature
 
 

@@ -80,7 +80,7 @@ def _run(model: nn.Module, call: Call, record: Record, *, device: str | None, tr
     def traced(entry: StoredTensor) -> Tensor:
         data = entry.tensor.detach()
         # A forward may write into its own parameters (renormalised embeddings) as well as into its buffers.
-        data = torch.empty_like(data, device=device) if device is not None else data.clone()
+        data = _meta_like(data) if device is not None else data.clone()
         tensor = alike(entry.tensor, data)
         attach(tensor, Labels(record.atoms_of[entry.name], from_weights=True, parameter=entry.name))
         return tensor
@@ -114,10 +114,11 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         self._meta = meta
         self._costs = costs
         self.unknown = record.unknown_ops
+        self._nothing = torch.empty(0, device="meta")
 
     def input(self, tensor: Tensor) -> Tensor:
         """Return the tensor that stands for a model input."""
-        given = torch.empty_like(tensor, device="meta") if self._meta else tensor.detach().clone()
+        given = _meta_like(tensor) if self._meta else tensor.detach().clone()
         labels = Labels((None,) * tensor.dim(), from_weights=False)
         attach(given, labels)
         labels.storage = self._new_storage(given)
@@ -142,9 +143,9 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
                 sizes = {vector.shape[0] for vector in call[0][1:5] if vector is not None}
                 if sizes - {first.shape[1]}:
                     raise ValueError(f"batch norm of {first.shape[1]} channels has vectors of {sizes}")
-                return torch.empty_like(first), first.new_empty(0), first.new_empty(0)
-            if name in _ACTIVATIONS and first.is_floating_point():
-                return first if func._schema.name.endswith("_") else torch.empty_like(first)
+                return _meta_like(first), self._nothing, self._nothing
+            if (name in _ACTIVATIONS and first.is_floating_point()) or (name == "add" and _alike(*call[0][:2])):
+                return first if func._schema.name.endswith("_") else _meta_like(first)
         return func(*call[0], **call[1])
 
     def after(self, func: Any, labels: list[Labels | None], results: list[Tensor]) -> None:
@@ -220,6 +221,21 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
 _ACTIVATIONS = frozenset(
     ["relu", "hardtanh", "silu", "sigmoid", "hardswish", "hardsigmoid", "gelu", "leaky_relu", "elu", "tanh", "mish"]
 )
+
+
+def _meta_like(tensor: Tensor) -> Tensor:
+    # empty_like on meta tensors runs through Python; this does not.
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+
+
+def _alike(first: object, second: object) -> bool:
+    return (
+        isinstance(first, Tensor)
+        and isinstance(second, Tensor)
+        and first.shape == second.shape
+        and first.dtype == second.dtype
+        and first.stride() == second.stride()
+    )
 
 
 class _NoSchema:

@@ -1,7 +1,6 @@
 """``verify``: the proof that a cut model computes what the masked original computes."""
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import SecateurError, TraceError
 from secateur.graph import inputs
+from secateur.graph.copying import copy_model
 from secateur.graph.flow import Call
 from secateur.graph.inputs import ExampleInputs
 from secateur.graph.masking import masked_call
@@ -286,7 +286,7 @@ def _copied(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
         data = _as(entry.tensor.detach(), dtype)
         data = data.clone() if data.data_ptr() == entry.tensor.data_ptr() else data
         memo[id(entry.tensor)] = nn.Parameter(data, requires_grad=False) if entry.is_parameter else data
-    return copy.deepcopy(model, memo)
+    return copy_model(model, memo)
 
 
 def _as(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
