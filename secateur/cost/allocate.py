@@ -14,7 +14,7 @@ from secateur.cost.budget import Budget, meter
 from secateur.cost.latency_table import LatencyTable
 from secateur.errors import BudgetError, PlanError
 from secateur.graph import ChannelGraph, Group, Plan
-from secateur.graph.channel_graph import UnitArray
+from secateur.graph.units import UnitArray
 from secateur.names import unknown_name
 
 Scope = Literal["global", "local", "isomorphic"]

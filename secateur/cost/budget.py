@@ -9,7 +9,7 @@ from secateur.cost.latency_table import LatencyTable
 from secateur.cost.size import size_bytes
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph
-from secateur.graph.channel_graph import UnitArray
+from secateur.graph.units import UnitArray
 
 Amount = int | float
 """An int is absolute; a float in (0, 1] is a share of the original."""

@@ -3,7 +3,7 @@
 from typing import Protocol
 
 from secateur.graph import ChannelGraph
-from secateur.graph.channel_graph import UnitArray
+from secateur.graph.units import UnitArray
 
 
 class LatencyTable(Protocol):

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.graph import ChannelGraph
-from secateur.graph.channel_graph import UnitArray
+from secateur.graph.units import UnitArray
 
 # Characters of the header's JSON beside names, sizes and indices, rounded up; the format is in export/FORMAT.md.
 _FIXED = 1536  # preprocessing, builder, versions, keys

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from secateur.criteria.norms import l1_norm, l2_norm
 from secateur.errors import PlanError, UsageError
 from secateur.graph import ChannelGraph
-from secateur.graph.channel_graph import ParameterDim
+from secateur.graph.units import ParameterDim
 from secateur.names import unknown_name
 from secateur.randomness import generator_for
 

@@ -1,15 +1,15 @@
 """Which channels hang together, and how to cut them: trace, plan, apply, masked, narrowed, verify."""
 
+from secateur.graph.application import apply as apply
 from secateur.graph.channel_graph import ChannelGraph as ChannelGraph
-from secateur.graph.channel_graph import Group as Group
-from secateur.graph.channel_graph import Member as Member
 from secateur.graph.masking import masked as masked
 from secateur.graph.narrowing import narrowed as narrowed
 from secateur.graph.optimizer import apply_to_optimizer as apply_to_optimizer
 from secateur.graph.plan import Plan as Plan
-from secateur.graph.surgery import apply as apply
 from secateur.graph.surgery import apply_ as apply_
 from secateur.graph.trace import trace as trace
+from secateur.graph.units import Group as Group
+from secateur.graph.units import Member as Member
 from secateur.graph.verify import OutputProof as OutputProof
 from secateur.graph.verify import Proof as Proof
 from secateur.graph.verify import verify as verify

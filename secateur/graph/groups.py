@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.graph.channel_graph import ChannelGraph, Group, ParameterDim, SizeAttribute, TensorSpec
+from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costs import Costs, Forms, Terms
 from secateur.graph.labels import Atoms, IntArray
 from secateur.graph.rules.convolution import NOT_A_CHANNEL
 from secateur.graph.slots import StoredTensor
+from secateur.graph.units import Group, ParameterDim, SizeAttribute, TensorSpec
 
 _PRODUCES, _CONSUMES, _CARRIES = "produces", "consumes", "carries"
 

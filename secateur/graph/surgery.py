@@ -1,4 +1,4 @@
-"""``apply`` and ``apply_``: cut a model as a plan says, for good."""
+"""Cut a model as a plan says, for good: a copy, or in place with ``apply_``."""
 
 import functools
 from collections.abc import Callable, Iterator, Mapping
@@ -8,9 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _WrappedHook
 
-from secateur.errors import PlanError, SurgeryError, VerificationError
+from secateur.errors import PlanError, SurgeryError
 from secateur.graph.copying import copy_model
-from secateur.graph.inputs import ExampleInputs
 from secateur.graph.plan import DimensionCut, Plan, fingerprint_of
 from secateur.graph.slots import StoredTensor, refuse_wrappers, stored_tensors
 
@@ -31,36 +30,8 @@ _BLOCK_BYTES = 2**20
 _NUMPY_DTYPES = (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8)
 
 
-def apply(model: nn.Module, plan: Plan, *, verify_with: ExampleInputs | None) -> nn.Module:
-    """Return a smaller copy of ``model``, an ordinary module of the same classes; ``model`` stays as it was.
-
-    Classes, dtype, device, memory format, ``requires_grad``, train and eval flags and hooks are kept; the integer
-    attributes that count channels are changed with their tensors.
-
-    Args:
-        model: the model that the plan was made for.
-        plan: what to remove.
-        verify_with: example inputs for the proof that the cut model computes what the masked original computes;
-            None skips the proof.
-
-    Raises:
-        PlanError: the plan was made for another model.
-        SurgeryError: the model cannot be copied, or a hook holds a shape that changes.
-        VerificationError: the proof failed; nothing is returned.
-    """
-    with torch.inference_mode(mode=False):
-        small = _cut_copy(model, plan)
-    if verify_with is not None and not plan.is_empty:
-        # Imported late: the proof itself masks, cuts and compares with the functions of this package.
-        from secateur.graph.verify import verify
-
-        proof = verify(model, small, plan, verify_with)
-        if not proof.passed:
-            raise VerificationError(proof.sentence())
-    return small
-
-
-def _cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
+def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
+    """Return a cut copy of ``model``, without a proof; see :func:`secateur.apply`."""
     stored = _checked(model, plan)
     memo: dict[int, Any] = {
         id(entry.tensor): _as_stored(entry.tensor, cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())))

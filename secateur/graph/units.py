@@ -1,0 +1,105 @@
+"""What a channel graph is made of: tensors, the units of their dimensions, groups of units. Numbers and names only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+UnitArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A parameter or buffer: name, shape, bytes per element, and the other names under which it is used."""
+
+    name: str
+    shape: tuple[int, ...]
+    element_bytes: int
+    is_parameter: bool
+    is_persistent: bool
+    aliases: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ParameterDim:
+    """One dimension of a parameter or buffer and the unit that each index belongs to.
+
+    Attributes:
+        parameter: first name of the parameter or buffer.
+        dim: which dimension.
+        role: ``produces`` (a weight's output), ``consumes`` (its input) or ``carries`` (all else).
+        units: number of the unit of each index, over all groups; -1 where the index belongs to none.
+    """
+
+    parameter: str
+    dim: int
+    role: str
+    units: UnitArray
+
+
+@dataclass(frozen=True, eq=False)
+class SizeAttribute:
+    """An integer of a module that counts channels though the module has no tensor of that size."""
+
+    module: str
+    attribute: str
+    units: UnitArray
+
+
+@dataclass(frozen=True)
+class Member:
+    """A dimension of a parameter or buffer that a group owns indices of.
+
+    Attributes:
+        parameter: first name of the parameter or buffer.
+        dim: which dimension.
+        role: ``produces``, ``consumes`` or ``carries``.
+        units: unit of each index within the group, -1 where the index belongs to another group or none.
+    """
+
+    parameter: str
+    dim: int
+    role: str
+    units: UnitArray
+
+
+@dataclass(frozen=True)
+class Group:
+    """Units that are alike: each takes the same slices of the same parameters.
+
+    Attributes:
+        name: the module of the first parameter that produces its channels.
+        size: number of units.
+        offset: number of its first unit over all groups.
+        locked: why it cannot be cut, or None.
+        approximate: why cutting it is not the same as zeroing it, or None.
+    """
+
+    name: str
+    size: int
+    offset: int
+    locked: str | None
+    approximate: str | None
+    dims: Sequence[ParameterDim] = field(default=(), repr=False, compare=False)
+
+    @property
+    def prunable(self) -> bool:
+        """Whether units of it may be cut: neither locked nor only approximate."""
+        return self.locked is None and self.approximate is None
+
+    @property
+    def units(self) -> slice:
+        """The numbers of its units over all groups."""
+        return slice(self.offset, self.offset + self.size)
+
+    @cached_property
+    def members(self) -> tuple[Member, ...]:
+        """The dimensions of parameters and buffers that it owns indices of."""
+        found = []
+        for dim in self.dims:
+            mine = (dim.units >= self.offset) & (dim.units < self.offset + self.size)
+            if mine.any():
+                found.append(Member(dim.parameter, dim.dim, dim.role, np.where(mine, dim.units - self.offset, -1)))
+        return tuple(found)
