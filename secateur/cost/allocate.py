@@ -12,7 +12,7 @@ from torch import Tensor
 
 from secateur.cost.budget import Budget, meter
 from secateur.cost.latency_table import LatencyTable
-from secateur.errors import BudgetError, PlanError
+from secateur.errors import BudgetError, PlanError, UsageError
 from secateur.graph import ChannelGraph, Group, Plan
 from secateur.graph.units import UnitArray
 from secateur.names import unknown_name
@@ -44,7 +44,8 @@ def allocate(
 
     Args:
         graph: of the model to cut.
-        scores: per group, one score per unit; higher means keep. Groups without scores are left alone.
+        scores: per group, one score per unit; higher means keep. Groups without scores are left alone. A score of
+            -inf says that the unit is gone already: it is removed first and does not count in its group's mean.
         budget: what the cut model may cost.
         scope: ``global`` compares all units; ``local`` takes the same share from every group; ``isomorphic`` compares
             units of alike groups and takes the same share from every set of alike groups (Fang et al. 2024,
@@ -62,6 +63,7 @@ def allocate(
     Raises:
         BudgetError: the budget cannot be met; names the constraint and the least that is possible.
         PlanError: scores that do not fit the graph, or a pattern that matches no group.
+        UsageError: a setting out of range.
 
     Warns:
         MinimumWarning: a group was cut down to its minimum.
@@ -154,7 +156,8 @@ def _order(
         if scope == "local":
             key = (np.arange(group.size) + 1.0) / group.size
         else:
-            mean = values.mean() if normalize else 1.0
+            present = values[np.isfinite(values)]
+            mean = present.mean() if normalize and present.size else 1.0
             key = values[ranks] / (mean if mean > 0 else 1.0)
         keys.append(key[:free] if scope != "isomorphic" else key)
         owners.append(np.full(keys[-1].size, number[group.name]))
@@ -205,13 +208,13 @@ def _minimum(graph: ChannelGraph, groups: list[Group], floors: Mapping[str, int]
 
 def _check_settings(scope: str, min_units: int, min_share: float, round_to: int) -> None:
     if scope not in ("global", "local", "isomorphic"):
-        raise PlanError(unknown_name("scope", scope, ("global", "local", "isomorphic")))
+        raise UsageError(unknown_name("scope", scope, ("global", "local", "isomorphic")))
     if min_units < 1:
-        raise PlanError(f"min_units is {min_units}, but a group cannot lose all units; give at least 1")
+        raise UsageError(f"min_units is {min_units}, but a group cannot lose all units; give at least 1")
     if not 0 <= min_share <= 1:
-        raise PlanError(f"min_share is {min_share}, but must be a share in [0, 1]")
+        raise UsageError(f"min_share is {min_share}, but must be a share in [0, 1]")
     if round_to < 1:
-        raise PlanError(f"round_to is {round_to}; give 1 for no rounding, or a multiple such as 8")
+        raise UsageError(f"round_to is {round_to}; give 1 for no rounding, or a multiple such as 8")
 
 
 def _refuse(
@@ -228,10 +231,15 @@ def _refuse(
             continue
         held = _heaviest(graph, least)
         locked = sum(not group.prunable for group in graph.groups)
+        open_groups = (
+            f"{len(groups)} of {len(graph.groups)} groups may be cut ({locked} are locked) and keep at least "
+            f"{min(floors.values())} unit(s)"
+            if groups
+            else f"none of {len(graph.groups)} groups may be cut"
+        )
         raise BudgetError(
             f"cannot reach {name} ≤ {limit:,.0f}: the smallest plan allowed needs {possible:,.0f}{held}; "
-            f"{len(groups)} of {len(graph.groups)} groups may be cut ({locked} are locked) and keep at least "
-            f"{min(floors.values(), default=0)} unit(s). Allow at least {possible:,.0f}"
+            f"{open_groups}. Allow at least {possible:,.0f}"
         )
 
 

@@ -93,8 +93,8 @@ def meter(name: str, graph: ChannelGraph, table: LatencyTable | None = None) -> 
         return lambda kept: float(graph.costs.activation_bytes(kept))
     if table is None:
         raise BudgetError(
-            "a latency budget needs a latency table measured on the target; make one with `secateur measure` and "
-            "give it, or use a budget in macs"
+            "a latency budget needs a latency table measured on the target (`allocate(…, table=…)`); the command "
+            "cannot make one yet: use a budget in macs"
         )
     return lambda kept: table.latency_ms(graph, kept)
 
@@ -115,6 +115,8 @@ def parse_amount(name: str, text: str) -> Amount:
             amount = int(plain)
         else:
             amount = float(plain)
+            if amount > 1 and "e" in plain and amount.is_integer() and name != "latency_ms":
+                amount = int(amount)
     except ValueError:
         raise BudgetError(f"{name} is {text!r}; give a share such as 0.5 or 50%, or an amount such as 60M") from None
     _check(name, amount)
@@ -131,4 +133,6 @@ def _check(name: str, amount: Amount) -> None:
     if amount <= 0:
         raise BudgetError(f"{name} is {amount!r}, but must be above 0; give a share in (0, 1] or a whole amount")
     if isinstance(amount, float) and amount > 1 and name != "latency_ms":
-        raise BudgetError(f"{name} is {amount!r}, a share outside (0, 1]; write an absolute amount without a point")
+        raise BudgetError(
+            f"{name} is {amount!r}, a share outside (0, 1]; write an absolute amount as a whole number, such as 60M"
+        )

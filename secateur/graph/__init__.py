@@ -6,12 +6,12 @@ from secateur.graph.masking import masked as masked
 from secateur.graph.narrowing import narrowed as narrowed
 from secateur.graph.optimizer import apply_to_optimizer as apply_to_optimizer
 from secateur.graph.plan import Plan as Plan
+from secateur.graph.proof import OutputProof as OutputProof
+from secateur.graph.proof import Proof as Proof
 from secateur.graph.surgery import apply_ as apply_
 from secateur.graph.trace import trace as trace
 from secateur.graph.units import Group as Group
 from secateur.graph.units import Member as Member
-from secateur.graph.verify import OutputProof as OutputProof
-from secateur.graph.verify import Proof as Proof
 from secateur.graph.verify import verify as verify
 
 __all__ = [

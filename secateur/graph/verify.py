@@ -1,13 +1,11 @@
 """``verify``: the proof that a cut model computes what the masked original computes."""
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import SecateurError, TraceError
 from secateur.graph import inputs
@@ -16,115 +14,12 @@ from secateur.graph.flow import Call
 from secateur.graph.inputs import ExampleInputs
 from secateur.graph.masking import masked_call
 from secateur.graph.plan import Plan
+from secateur.graph.proof import EXACT, VISIBLE, OutputProof, Proof
+from secateur.graph.proof_runs import LastModule, Widened, without_chance
 from secateur.graph.redraw import redraw
 from secateur.graph.slots import mode_of, refuse_wrappers, stored_tensors
 from secateur.graph.surgery import check_fits, cut_tensor
 from secateur.randomness import generator_for
-
-EXACT = 1e-6
-"""Largest max|masked − cut| / max|original − masked| that counts as exact, in float64."""
-
-VISIBLE = 1e-9
-"""Smallest max|original − masked| / max|original| from which anything can be told."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class OutputProof:
-    """One output tensor under one set of weights.
-
-    Attributes:
-        weights: ``model`` (its own) or ``redrawn``.
-        mode: ``eval`` or ``train``.
-        output: number of the tensor among the model's outputs.
-        error: max|masked − cut|.
-        effect: max|original − masked|: what the cut changes at all.
-        scale: max|original|.
-        verdict: ``exact``, ``cannot tell`` (the cut has no visible effect here) or ``different``.
-    """
-
-    weights: str
-    mode: str
-    output: int
-    error: float
-    effect: float
-    scale: float
-    verdict: str
-
-    @property
-    def ratio(self) -> float:
-        """Return error / effect."""
-        if self.effect > 0:
-            return self.error / self.effect
-        return 0.0 if self.error == 0 else float("inf")
-
-
-@dataclass(frozen=True, kw_only=True)
-class Proof:
-    """What :func:`verify` found.
-
-    Attributes:
-        outputs: one entry per output tensor, set of weights and mode.
-        float32_error: max|masked − cut| / max|masked| in the model's own precision, None if it was not run.
-        problem: why the comparison could not be made, None if it could.
-        precision: dtype that the proof was worked in.
-    """
-
-    outputs: tuple[OutputProof, ...]
-    float32_error: float | None = None
-    problem: str | None = None
-    precision: str = "float64"
-
-    @property
-    def passed(self) -> bool:
-        """Whether no output differs and at least one output, with redrawn weights, is shown to be exact."""
-        if self.problem is not None or any(output.verdict == "different" for output in self.outputs):
-            return False
-        return any(output.verdict == "exact" and output.weights == "redrawn" for output in self.outputs)
-
-    @property
-    def verdict(self) -> str:
-        """``exact``, ``different`` or ``cannot tell``."""
-        if self.passed:
-            return "exact"
-        if self.problem is not None or any(output.verdict == "different" for output in self.outputs):
-            return "different"
-        return "cannot tell"
-
-    @property
-    def error(self) -> float:
-        """The largest max|masked − cut| / max|original − masked| over the outputs that can tell."""
-        return max((o.ratio for o in self.outputs if o.verdict != "cannot tell"), default=float("nan"))
-
-    def sentence(self) -> str:
-        """Return the verdict in one sentence."""
-        if self.problem is not None:
-            return f"the cut is refused: {self.problem}"
-        if self.passed:
-            return f"the cut is exact: max|masked − cut| / max|original − masked| = {self.error:.1e} (limit {EXACT:g})"
-        wrong = [output for output in self.outputs if output.verdict == "different"]
-        if wrong:
-            worst = max(wrong, key=lambda output: output.ratio)
-            return (
-                f"the cut is refused: with {worst.weights} weights in {worst.mode} mode output {worst.output} of the "
-                f"cut model differs from the masked original by {worst.error:.3e}, where the cut itself changes it by "
-                f"{worst.effect:.3e}; lock the groups that reach code which the cut model runs differently"
-            )
-        return (
-            "the proof cannot tell: the cut changes no output by more than "
-            f"{VISIBLE:g} of its size; give example inputs on which the model's outputs depend on all channels"
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain lists and dictionaries."""
-        return {
-            "verdict": self.verdict,
-            "passed": self.passed,
-            "error": None if self.error != self.error else self.error,
-            "float32_error": self.float32_error,
-            "problem": self.problem,
-            "precision": self.precision,
-            "outputs": [asdict(output) for output in self.outputs],
-        }
 
 
 def verify(
@@ -168,13 +63,30 @@ def verify(
     if problem is not None:
         return Proof(outputs=(), problem=problem)
     with torch.inference_mode(mode=False):
-        try:
-            return _prove(model, small, plan, call, own_weights=own_weights, seed=seed, dtype=torch.float64)
-        except _OriginalFailedError as failed:
-            # A forward that fixes its own dtype cannot run in float64; then the model's precision has to do.
-            with contextlib.suppress(_OriginalFailedError):
-                return _prove(model, small, plan, call, own_weights=own_weights, seed=seed, dtype=None)
-            raise TraceError(f"{type(model).__name__} does not run on the example inputs: {failed.reason}") from failed
+        for precision in (_Precision(torch.float64), _Precision(torch.float64, widened=True), _Precision(None)):
+            try:
+                return _prove(model, small, plan, call, precision, own_weights=own_weights, seed=seed)
+            except _OriginalFailedError as error:
+                failed = error
+    raise TraceError(f"{type(model).__name__} does not run on the example inputs: {failed.reason}") from failed
+
+
+@dataclass(frozen=True)
+class _Precision:
+    """How a proof is worked: in float64; in float64 although the forward asks for less; or as the model is."""
+
+    dtype: torch.dtype | None
+    widened: bool = False
+
+    @property
+    def doubt(self) -> float:
+        """Ratio up to which an error may be rounding, so that nothing can be told: none in float64."""
+        return EXACT if self.dtype is not None else 1e-3
+
+    def name(self, model: nn.Module) -> str:
+        """Return the name of the dtype."""
+        dtype = self.dtype or next(iter(model.parameters())).dtype
+        return str(dtype).removeprefix("torch.")
 
 
 class _OriginalFailedError(Exception):
@@ -188,32 +100,31 @@ def _prove(
     small: nn.Module,
     plan: Plan,
     call: Call,
+    precision: _Precision,
     *,
     own_weights: bool,
     seed: int,
-    dtype: torch.dtype | None,
 ) -> Proof:
+    dtype = precision.dtype
     wide, narrow = _copied(model, dtype), _copied(small, dtype)
     given = inputs.map_tensors(lambda tensor: _as(tensor.detach().clone(), dtype), call)
     outputs: list[OutputProof] = []
-    limit = EXACT if dtype is not None else 1e-3
     modes = ("eval", "train") if plan.train_mode else ("eval",)
     try:
         if own_weights:
             for mode in modes:
-                outputs += _compare(wide, narrow, plan, given, weights="model", mode=mode, limit=limit)
+                outputs += _compare(wide, narrow, plan, given, weights="model", mode=mode, precision=precision)
         redraw(wide, seed)
         _copy_sliced(wide, narrow, plan)
         noise = inputs.map_tensors(lambda tensor: _noise(tensor, seed), given)
         for mode in modes:
-            outputs += _compare(wide, narrow, plan, noise, weights="redrawn", mode=mode, limit=limit)
+            outputs += _compare(wide, narrow, plan, noise, weights="redrawn", mode=mode, precision=precision)
     except SecateurError as error:
         return Proof(outputs=tuple(outputs), problem=str(error))
     except _CutFailedError as failed:
         return Proof(outputs=tuple(outputs), problem=failed.sentence)
     own = _own_precision_error(model, small, plan, call) if own_weights else None
-    precision = "float64" if dtype is not None else str(next(iter(model.parameters())).dtype).removeprefix("torch.")
-    return Proof(outputs=tuple(outputs), float32_error=own, precision=precision)
+    return Proof(outputs=tuple(outputs), float32_error=own, precision=precision.name(model))
 
 
 class _CutFailedError(Exception):
@@ -223,11 +134,16 @@ class _CutFailedError(Exception):
 
 
 def _compare(
-    wide: nn.Module, narrow: nn.Module, plan: Plan, call: Call, *, weights: str, mode: str, limit: float
+    wide: nn.Module, narrow: nn.Module, plan: Plan, call: Call, *, weights: str, mode: str, precision: _Precision
 ) -> list[OutputProof]:
     training = mode == "train"
     given = _at_least_two(call) if training else call
-    with mode_of(wide, training=training), mode_of(narrow, training=training), _without_chance(training):
+    with (
+        mode_of(wide, training=training),
+        mode_of(narrow, training=training),
+        without_chance(training),
+        Widened() if precision.widened else contextlib.nullcontext(),  # type: ignore[no-untyped-call]
+    ):
         try:
             original = inputs.tensors_of(inputs.run(wide, _fresh(given)))
         except Exception as error:
@@ -235,12 +151,14 @@ def _compare(
         if not original:
             raise _OriginalFailedError("it returns no tensor")
         masked = inputs.tensors_of(masked_call(wide, plan, _fresh(given)))
+        place = LastModule(narrow)
         try:
-            cut = inputs.tensors_of(inputs.run(narrow, _fresh(given)))
+            with place:
+                cut = inputs.tensors_of(inputs.run(narrow, _fresh(given)))
         except Exception as error:
             raise _CutFailedError(
-                f"the cut model does not run: {_first_line(error)}; a shape is written in the model's code: "
-                "lock the groups of that module"
+                f"the cut model does not run: {_first_line(error)}{place}; a shape is written in the model's code: "
+                "lock the groups that it reads"
             ) from error
     if [tensor.shape for tensor in masked] != [tensor.shape for tensor in cut]:
         shapes = [tuple(tensor.shape) for tensor in masked], [tuple(tensor.shape) for tensor in cut]
@@ -250,7 +168,7 @@ def _compare(
         if before.numel() == 0 or not (before.is_floating_point() or before.is_complex()):
             continue
         wrong, effect, scale = _distance(zeroed, after), _distance(before, zeroed), _size(before)
-        verdict = _verdict(wrong, effect, scale, limit)
+        verdict = _verdict(wrong, effect, scale, precision.doubt)
         proofs.append(
             OutputProof(
                 weights=weights, mode=mode, output=number, error=wrong, effect=effect, scale=scale, verdict=verdict
@@ -259,11 +177,13 @@ def _compare(
     return proofs
 
 
-def _verdict(error: float, effect: float, scale: float, limit: float) -> str:
+def _verdict(error: float, effect: float, scale: float, doubt: float) -> str:
     if not (error == error and effect == effect):  # NaN
         return "different"
     if effect > VISIBLE * scale and effect > 0:
-        return "exact" if error <= limit * effect else "different"
+        if error <= EXACT * effect:
+            return "exact"
+        return "cannot tell" if error <= doubt * effect else "different"
     # Nothing visible is cut here; then nothing visible may differ either.
     return "cannot tell" if error <= VISIBLE * max(scale, effect) else "different"
 
@@ -361,32 +281,6 @@ def _at_least_two(call: Call) -> Call:
 
     doubled: Call = inputs.map_tensors(more, call)
     return doubled
-
-
-@contextlib.contextmanager
-def _without_chance(active: bool) -> Iterator[None]:
-    if not active:
-        yield
-        return
-    with _NoDropout():  # type: ignore[no-untyped-call]
-        yield
-
-
-class _NoDropout(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Lets dropout keep everything, in both models alike, so that training mode can be compared."""
-
-    def __torch_dispatch__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        del types
-        name = func._schema.name
-        if name == "aten::native_dropout":
-            return args[0].clone(), torch.ones_like(args[0], dtype=torch.bool)
-        if name == "aten::bernoulli_":
-            return args[0].fill_(1.0)
-        if name == "aten::bernoulli":
-            return torch.ones_like(args[0])
-        return func(*args, **(kwargs or {}))
 
 
 def _first_line(error: BaseException) -> str:

@@ -20,7 +20,7 @@ class MethodRecord:
         method: its name in ``METHODS``.
         settings: its settings, as JSON.
         phases: every training phase, in order.
-        proof: of the whole cut, with the weights right after it; None if nothing was cut for good.
+        proof: of the whole cut applied to the dense model; each cut on the way was proved too, on the weights it met.
         after_cut: validation accuracy right after the last cut, before fine-tuning.
         notes: departures from the paper, warnings, and anything else that a reader must know.
     """

@@ -10,7 +10,7 @@ from torch import nn
 from secateur.cost import Budget, MinimumWarning, allocate
 from secateur.cost.budget import meter
 from secateur.criteria import score
-from secateur.errors import BudgetError, PlanError
+from secateur.errors import BudgetError, PlanError, UsageError
 from secateur.graph import ChannelGraph, apply, trace
 from secateur.models import build_model
 
@@ -131,9 +131,9 @@ def test_bad_settings_are_refused(net: tuple[nn.Module, ChannelGraph]) -> None:
     model, graph = net
     scores = score(graph, model, "l1")
     half = Budget(macs=0.5)
-    with pytest.raises(PlanError, match=r"min_units is 0"):
+    with pytest.raises(UsageError, match=r"min_units is 0"):
         allocate(graph, scores, half, min_units=0)
-    with pytest.raises(PlanError, match=r"did you mean 'global'"):
+    with pytest.raises(UsageError, match=r"did you mean 'global'"):
         allocate(graph, scores, half, scope="globl")  # type: ignore[arg-type]
     with pytest.raises(PlanError, match=r"did you mean 'layer1.0.conv1'"):
         allocate(graph, scores, half, lock=["layer1.0.conf1"])
@@ -146,3 +146,29 @@ def test_bad_settings_are_refused(net: tuple[nn.Module, ChannelGraph]) -> None:
 def test_a_budget_already_held_cuts_nothing(net: tuple[nn.Module, ChannelGraph]) -> None:
     model, graph = net
     assert allocate(graph, score(graph, model, "l1"), Budget(macs=1.0)).is_empty
+
+
+def test_units_that_are_gone_go_first(net: tuple[nn.Module, ChannelGraph]) -> None:
+    model, graph = net
+    scores = score(graph, model, "l1")
+    first = allocate(graph, scores, Budget(macs=0.8))
+    marked = {name: values.clone() for name, values in scores.items()}
+    for name, kept in first.kept.items():
+        gone = sorted(set(range(graph.group(name).size)) - set(kept))
+        marked[name][gone] = -torch.inf
+    second = allocate(graph, marked, Budget(macs=0.5))
+    assert all(set(second.kept.get(name, kept)) <= set(kept) for name, kept in first.kept.items())
+    assert all(name in second.kept for name in first.kept)
+
+
+def test_a_latency_budget_is_met_by_the_table(net: tuple[nn.Module, ChannelGraph]) -> None:
+    class Table:
+        """A runtime whose time is the number of units."""
+
+        def latency_ms(self, graph: ChannelGraph, kept: np.ndarray) -> float:
+            return float(kept.sum()) / 100
+
+    model, graph = net
+    plan = allocate(graph, score(graph, model, "l1"), Budget(latency_ms=0.75), table=Table())
+    kept, limit = graph.kept_sizes(plan).sum(), 0.75 * graph.sizes.sum()
+    assert limit - 1 < kept <= limit

@@ -17,7 +17,16 @@ def test_shares_are_of_the_original_and_integers_absolute() -> None:
 
 @pytest.mark.parametrize(
     ("text", "amount"),
-    [("0.5", 0.5), ("50%", 0.5), ("60M", 60_000_000), ("1.5k", 1500), ("1_000", 1000), ("2G", 2 * 10**9), ("1", 1)],
+    [
+        ("0.5", 0.5),
+        ("50%", 0.5),
+        ("60M", 60_000_000),
+        ("1.5k", 1500),
+        ("1_000", 1000),
+        ("2G", 2 * 10**9),
+        ("1", 1),
+        ("1e5", 100_000),
+    ],
 )
 def test_amounts_as_users_write_them(text: str, amount: float) -> None:
     found = parse_amount("macs", text)
@@ -38,7 +47,7 @@ def test_an_empty_budget_is_refused() -> None:
 
 def test_a_latency_budget_needs_a_table() -> None:
     graph = trace(nn.Conv2d(3, 8, 1), torch.zeros(1, 3, 5, 5))
-    with pytest.raises(BudgetError, match="secateur measure"):
+    with pytest.raises(BudgetError, match="needs a latency table"):
         Budget(latency_ms=0.5).limits(graph)
 
 

@@ -1,18 +1,22 @@
 """Laws that every method obeys."""
 
 import copy
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from secateur.cost import Budget
+from secateur.cost import Budget, MinimumWarning, size_bytes
 from secateur.data import load_data
-from secateur.errors import BudgetError, UsageError
+from secateur.errors import BudgetError, TrainingError, UsageError
+from secateur.export import save
 from secateur.graph import trace
 from secateur.methods import METHODS, Magnitude
 from secateur.models import build_model
+from secateur.record import Evaluation, TrainResult
 from secateur.training import Store, SupervisedTask, TrainSettings
 
 QUICK = {"magnitude": {"finetune_epochs": 1, "steps": 2}}
@@ -66,6 +70,51 @@ def test_steps_compose_to_one_plan_of_the_original(task: SupervisedTask, model: 
     graph = trace(model, task.example_inputs)
     assert graph.macs(result.plan) <= 0.4 * graph.macs()
     assert trace(result.model, task.example_inputs).macs() == graph.macs(result.plan)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_store_of_another_job_is_refused(name: str, task: SupervisedTask, model: nn.Module, tmp_path: Path) -> None:
+    method = METHODS[name](**QUICK[name])
+    method.compress(model, task, Budget(macs=0.8), store=Store(tmp_path))
+    with pytest.raises(TrainingError, match=r"belongs to another run: .* decided for budget = "):
+        method.compress(model, task, Budget(macs=0.3), store=Store(tmp_path))
+
+
+def test_minima_hold_over_all_steps_together(task: SupervisedTask, model: nn.Module) -> None:
+    graph = trace(model, task.example_inputs)
+    method = Magnitude(steps=4, step_epochs=0, finetune_epochs=0, min_share=0.5)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", MinimumWarning)
+        plan = method.compress(model, task, Budget(macs=0.4), store=Store.temporary()).plan
+    assert all(len(kept) >= 0.5 * graph.group(group).size for group, kept in plan.kept.items())
+
+
+def test_a_budget_of_bytes_holds_for_the_file_after_several_steps(tmp_path: Path) -> None:
+    task = _OneLayerTask()
+    wide = nn.Sequential(nn.Conv2d(3, 600, 1), nn.Conv2d(600, 600, 3, groups=600), nn.Flatten(), nn.Linear(600, 2))
+    graph = trace(wide, task.example_inputs)
+    method = Magnitude(steps=4, step_epochs=0, finetune_epochs=0)
+    result = method.compress(wide, task, Budget(size_bytes=0.4), store=Store.temporary())
+    save(result.model, tmp_path / "small.safetensors", plan=result.plan)
+    assert (tmp_path / "small.safetensors").stat().st_size <= 0.4 * size_bytes(graph, graph.sizes)
+
+
+class _OneLayerTask:
+    """A user's own task that needs no data: what a method without training asks for."""
+
+    example_inputs = torch.randn(2, 3, 3, 3)
+
+    def train(self, model: nn.Module, **settings: object) -> TrainResult:
+        raise AssertionError("nothing is trained here")
+
+    def evaluate(self, model: nn.Module, split: str = "validation") -> Evaluation:
+        return Evaluation(loss=1.0, top1=0.5, top5=1.0, samples=2)
+
+    def batches(self, n: int, split: str = "train") -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        return iter(())
+
+    def loss(self, model: nn.Module, batch: object) -> torch.Tensor:
+        return torch.zeros(())
 
 
 def test_a_budget_already_held_is_refused(task: SupervisedTask, model: nn.Module) -> None:

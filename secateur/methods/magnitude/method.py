@@ -4,14 +4,15 @@ import warnings
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
+import torch
 from pydantic import ConfigDict, JsonValue, TypeAdapter
 from torch import nn
 
 from secateur.cost import Budget, MinimumWarning, Scope, allocate
 from secateur.cost.budget import meter
 from secateur.criteria import criterion_named, score
-from secateur.criteria.scoring import Combine
-from secateur.errors import BudgetError, PlanError, UsageError, VerificationError
+from secateur.criteria.scoring import Combine, Scores
+from secateur.errors import BudgetError, TrainingError, UsageError, VerificationError
 from secateur.graph import ChannelGraph, Plan, Proof, apply, trace, verify
 from secateur.graph.inputs import ExampleInputs, map_tensors
 from secateur.methods.contract import Compressed, MethodRecord, Progress
@@ -62,17 +63,15 @@ class Magnitude:
     ) -> Compressed:
         """See :class:`secateur.methods.Method`."""
         run = _Run(self, model, task, store, progress or _silent)
-        original = run.traced(model)
-        targets = _targets(original, budget, self.steps)
-        small, plan = model, None
+        targets = _targets(run.graph, budget, self.steps)
+        small, plan = model, run.graph.plan({})
         for number, target in enumerate(targets, start=1):
             small, plan = run.cut(small, plan, target, number)
             if number < self.steps:
                 run.train(f"recover-{number}", small, self.step_epochs)
-        assert plan is not None
         if plan.is_empty:
             raise BudgetError(f"the model already holds {budget.describe()}: there is nothing to cut")
-        after_cut = run.evaluated("after-cut", small)
+        after_cut = run.evaluated("after-cut", small, plan)
         proof = run.proved(model, plan)
         run.train("finetune", small, self.finetune_epochs)
         record = MethodRecord(
@@ -94,7 +93,7 @@ _SETTINGS: TypeAdapter[Magnitude] = TypeAdapter(Magnitude)
 
 
 def decide(graph: ChannelGraph, model: nn.Module, budget: Budget, settings: Magnitude) -> Plan:
-    """Return the plan that ``settings`` make for ``budget``, without touching anything.
+    """Return the plan that ``settings`` make for ``budget`` in one step, without touching anything.
 
     Raises:
         BudgetError: the budget cannot be met.
@@ -102,12 +101,16 @@ def decide(graph: ChannelGraph, model: nn.Module, budget: Budget, settings: Magn
     """
     criterion = criterion_named(settings.criterion)
     scores = score(graph, model, criterion, combine=settings.combine, seed=settings.seed)
+    return _allocated(graph, scores, budget, settings)
+
+
+def _allocated(graph: ChannelGraph, scores: Scores, budget: Budget, settings: Magnitude) -> Plan:
     return allocate(
         graph,
         scores,
         budget,
         scope=settings.scope,
-        normalize=settings.normalize and not criterion.globally_comparable,
+        normalize=settings.normalize and not criterion_named(settings.criterion).globally_comparable,
         min_units=settings.min_units,
         min_share=settings.min_share,
         round_to=settings.round_to,
@@ -126,30 +129,85 @@ class _Run:
     tell: Progress
     phases: list[TrainResult] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    graph: ChannelGraph = field(init=False)
 
-    def traced(self, model: nn.Module) -> ChannelGraph:
-        """Trace a model on the task's example inputs, on the model's own device."""
-        return trace(model, self._inputs(model))
+    def __post_init__(self) -> None:
+        self.graph = trace(self.model, self._inputs(self.model))
 
-    def cut(self, model: nn.Module, earlier: Plan | None, target: Budget, number: int) -> tuple[nn.Module, Plan]:
-        """Decide (or recall) the next cut, and do it; return the plan of all cuts so far."""
+    def cut(self, small: nn.Module, earlier: Plan, target: Budget, number: int) -> tuple[nn.Module, Plan]:
+        """Decide (or recall) the next cut, and do it; return the smaller model and the plan of all cuts so far.
+
+        Every cut is decided on the original's graph, so that minima, rounding and bytes are those of the whole plan.
+        """
         name = f"plan-{number}"
-        known = self.store.recall(name)
+        made_for = self._made_for(target, earlier)
+        known = self._recalled(name, made_for)
         if known is None:
-            graph = self.traced(model)
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always", MinimumWarning)
-                plan = decide(graph, model, target, self.settings)
+                total = _allocated(self.graph, self._scores(small, earlier), target, self.settings)
             self.notes += [str(warning.message) for warning in caught if warning.category is MinimumWarning]
-            self.store.keep(name, {"plan": plan.to_json(), "notes": list(self.notes)})
+            self.store.keep(name, {"made_for": made_for, "plan": total.to_json(), "notes": list(self.notes)})
         else:
-            if not isinstance(known.values, dict):
-                raise PlanError(f"{name} of the store is not a plan; start in another folder")
-            plan = Plan.from_json(known.values["plan"])
-            self.notes = [str(note) for note in known.values["notes"]]  # type: ignore[union-attr]
-        self.tell(f"cut {number} of {self.settings.steps}: {len(plan.kept)} groups lose units")
-        small = apply(model, plan, verify_with=None if known is not None else self._inputs(model))
-        return small, plan if earlier is None else earlier.then(plan)
+            total = Plan.from_json(known["plan"])
+            self.notes = [str(note) for note in known["notes"]]  # type: ignore[union-attr]
+        step = self._step(earlier, total)
+        self.tell(f"cut {number} of {self.settings.steps}: {len(step.kept)} groups lose units")
+        return apply(small, step, verify_with=None if known is not None else self._inputs(small)), total
+
+    def _scores(self, small: nn.Module, earlier: Plan) -> Scores:
+        """Score what is left, in the original's numbering; what is gone scores -inf."""
+        scores = score(
+            self.graph.after(earlier),
+            small,
+            self.settings.criterion,
+            combine=self.settings.combine,
+            seed=self.settings.seed,
+        )
+        for name, kept in earlier.kept.items():
+            whole = torch.full((self.graph.group(name).size,), -torch.inf, dtype=torch.float64)
+            whole[list(kept)] = scores[name]
+            scores[name] = whole
+        return scores
+
+    def _step(self, earlier: Plan, total: Plan) -> Plan:
+        """Return the plan that leads from what ``earlier`` leaves to what ``total`` leaves."""
+        kept = {}
+        for name, units in total.kept.items():
+            before = earlier.kept.get(name, range(self.graph.group(name).size))
+            place = {unit: position for position, unit in enumerate(before)}
+            kept[name] = [place[unit] for unit in units]
+        return self.graph.after(earlier).plan(kept)
+
+    def _made_for(self, target: Budget, earlier: Plan) -> dict[str, JsonValue]:
+        settings = _SETTINGS.dump_python(self.settings, mode="json", exclude={"finetune", "finetune_epochs"})
+        return {
+            **settings,
+            "model": self.graph.fingerprint,
+            "budget": dict(target.given()),
+            "earlier cuts": earlier.digest,
+        }
+
+    def _recalled(self, name: str, made_for: dict[str, JsonValue]) -> dict[str, JsonValue] | None:
+        """Return a decision of an earlier run of the same job.
+
+        Raises:
+            TrainingError: the store belongs to another job; names what differs, with both values.
+        """
+        entry = self.store.recall(name)
+        if entry is None:
+            return None
+        known = entry.values if isinstance(entry.values, dict) else {}
+        begun = known.get("made_for")
+        if not isinstance(begun, dict):
+            raise TrainingError(f"{name} in {self.store.folder} is not a decision of this method; use another folder")
+        for key, value in made_for.items():
+            if begun.get(key) != value:
+                raise TrainingError(
+                    f"the store {self.store.folder} belongs to another run: {name} was decided for {key} = "
+                    f"{begun.get(key)}, not {value}; continue with the settings that began it, or use another folder"
+                )
+        return known
 
     def proved(self, model: nn.Module, plan: Plan) -> Proof:
         """Prove the whole cut on the dense model's own weights and on redrawn ones."""
@@ -167,13 +225,14 @@ class _Run:
             settings = self.settings.finetune
             self.phases.append(self.store.train(name, self.task, model, epochs=epochs, settings=settings))
 
-    def evaluated(self, name: str, model: nn.Module) -> Evaluation:
+    def evaluated(self, name: str, model: nn.Module, plan: Plan) -> Evaluation:
         """Evaluate on the validation split, once."""
-        known = self.store.recall(name)
-        if known is not None and isinstance(known.values, dict):
-            return _EVALUATION.validate_python(known.values)
+        made_for: dict[str, JsonValue] = {"plan": plan.digest}
+        known = self._recalled(name, made_for)
+        if known is not None:
+            return _EVALUATION.validate_python(known["result"])
         result = self.task.evaluate(model)
-        self.store.keep(name, asdict(result))
+        self.store.keep(name, {"made_for": made_for, "result": asdict(result)})
         return result
 
     def _inputs(self, model: nn.Module) -> ExampleInputs:
@@ -195,15 +254,3 @@ def _targets(graph: ChannelGraph, budget: Budget, steps: int) -> list[Budget]:
         Budget(**{name: int(cost - (cost - min(cost, limits[name])) * step / steps) for name, cost in costs.items()})
         for step in range(1, steps + 1)
     ]
-
-
-def settings_from(values: dict[str, JsonValue]) -> Magnitude:
-    """Read settings from JSON or YAML; unknown keys are refused.
-
-    Raises:
-        UsageError: an unknown key, or a value of the wrong type.
-    """
-    try:
-        return _SETTINGS.validate_python(values)
-    except ValueError as error:
-        raise UsageError(f"settings of method magnitude: {error}") from error
