@@ -68,6 +68,13 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.books.unify(first, second)
         return first
 
+    def contract(self, incoming: IntArray | None, consumed: IntArray | None, what: str) -> None:
+        """Tie the channels that an operator sums over; a weight that reads what carries none is locked."""
+        if incoming is None:
+            self.lock(consumed, "reads the model's input, or a tensor that is not cut")
+        else:
+            self.unify(incoming, consumed, what)
+
     def lock(self, atoms: IntArray | None, reason: str) -> None:
         """Lock ``atoms`` (if any), naming the module and the source line that runs now."""
         if atoms is not None:

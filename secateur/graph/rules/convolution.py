@@ -58,7 +58,7 @@ def _forward(
 ) -> IntArray | None:
     per_group_out, per_group_in = weight.shape[0] // groups, weight.shape[1]
     if groups == 1:
-        flow.unify(incoming, second, "convolved")
+        flow.contract(incoming, second, "convolved")
         flow.role(weight, 0, "produces")
         flow.role(weight, 1, "consumes")
         return first
@@ -93,7 +93,7 @@ def _transposed(
 ) -> IntArray | None:
     per_group_in, per_group_out = weight.shape[0] // groups, weight.shape[1]
     flow.role(weight, 0, "consumes")
-    flow.unify(incoming, first, "convolved")
+    flow.contract(incoming, first, "convolved")
     if groups == 1:
         flow.role(weight, 1, "produces")
         return second

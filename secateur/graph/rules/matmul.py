@@ -44,7 +44,7 @@ def _product(flow: "Flow", left: Tensor, right: Tensor, result: Tensor) -> None:
     contracted = right_dims[0] if vector else right_dims[-2]
     columns = right_dims[-1:] if not vector else ()
     rows = left_dims[-2]
-    flow.unify(left_dims[-1], contracted, "multiplied")
+    flow.contract(left_dims[-1], contracted, "multiplied")
     batch = []
     for first, second in zip(left_dims[:-2], right_dims[: max(right.dim() - 2, 0)], strict=True):
         batch.append(flow.unify(first, second, "multiplied"))
