@@ -28,18 +28,23 @@ class Augmentation:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices for one batch: where each crop begins, and who is mirrored."""
+    """The random choices for some samples, on the CPU: where each crop begins, and who is mirrored."""
 
     corners: Tensor  # (N,), row × (2 × padding + 1) + column of the crop's corner in the padded image
     flips: Tensor | None  # (N,), bool; None where nobody is
+
+    def at(self, *places: slice) -> "Draws":
+        """Return the choices for the samples at ``places``, in this order."""
+        corners = torch.cat([self.corners[place] for place in places])
+        flips = None if self.flips is None else torch.cat([self.flips[place] for place in places])
+        return Draws(corners, flips)
 
 
 def draw(augmentation: Augmentation, count: int, *seed_parts: int | str) -> Draws:
     """Draw the choices for ``count`` samples from ``seed_parts`` alone, always on the CPU."""
     places = (2 * augmentation.padding + 1) ** 2
     variants = places * (2 if augmentation.flip else 1)
-    # One number per sample for all three choices: on small images a batch is read in less time than three
-    # draws take.
+    # One number per sample for all three choices: it takes a third of the time.
     codes = torch.randint(variants, (count,), generator=generator_for(*seed_parts))
     return Draws(codes % places, codes >= places) if augmentation.flip else Draws(codes, None)
 
@@ -98,5 +103,6 @@ class Normalizer:
         images.mul_(self._scale).add_(self._shift)
         if flips is None:
             return images
-        mirrored = flips.to(images.device, non_blocking=True).view(-1, 1, 1, 1)
-        return torch.where(mirrored, images.flip(-1), images)
+        # Only those that are mirrored are copied. They are found on the CPU: a GPU would have to be waited for.
+        mirrored = flips.nonzero().flatten().to(images.device, non_blocking=True)
+        return images.index_copy_(0, mirrored, images.index_select(0, mirrored).flip(-1))

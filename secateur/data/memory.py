@@ -1,17 +1,21 @@
 """Data sets that fit in memory: tensors on the device, augmented and normalised a batch at a time."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from secateur.data.augment import Augmentation, Normalizer, PixelStore, draw
+from secateur.data.augment import Augmentation, Draws, Normalizer, PixelStore, draw
 from secateur.data.labels import checked_labels, class_names_for, partition
 from secateur.data.normalization import NORMALIZATIONS, Normalization
 from secateur.data.order import plan_batches
 from secateur.data.source import Split, require_samples, require_split
 from secateur.errors import DataError, UsageError
+
+CHUNK_BYTES = 2**22  # of network inputs that are made at once; more would leave a CPU's cache before it is used
+ALIGNMENT = 64  # bytes, of torch's own tensors
 
 
 @dataclass(frozen=True)
@@ -122,10 +126,22 @@ class MemorySource:
             world_size=world_size,
         )
         store = self._store(part.stored, self.augmentation.padding if augment else 0, device)
-        labels = self._labels_on.setdefault((part.stored, device), self._labels[part.stored].to(device))
+        if (part.stored, device) not in self._labels_on:
+            self._labels_on[part.stored, device] = self._labels[part.stored].to(device)
+        labels = self._labels_on[part.stored, device]
         normalizer = Normalizer(self.normalization, self.peak, device)
-        augment_seed = seed if augment else None
-        return _read(plan, store, labels, normalizer, self.augmentation, augment_seed, rank)
+        draws = None
+        if augment and seed is not None:
+            draws = draw(self.augmentation, len(part.rows if indices is None else indices), seed, "augment")
+        return _read(plan, store, labels, normalizer, draws, self._batches_at_once(batch_size, world_size))
+
+    def _batches_at_once(self, batch_size: int, world_size: int) -> int:
+        share, rest = divmod(batch_size, world_size)
+        size_bytes = 4 * share * math.prod(self.sample_shape)
+        # A batch must lie in memory like a tensor of its own: kernels may round otherwise where the alignment
+        # differs, and a continued run begins its chunks elsewhere.
+        aligned = rest == 0 and size_bytes % ALIGNMENT == 0
+        return max(1, CHUNK_BYTES // size_bytes) if aligned else 1
 
     def _store(self, stored: Split, padding: int, device: torch.device) -> PixelStore:
         # Reading without a border is several times faster, so uncropped reading has a store of its own.
@@ -140,16 +156,22 @@ def _read(
     store: PixelStore,
     labels: Tensor,
     normalizer: Normalizer,
-    augmentation: Augmentation,
-    seed: int | None,
-    rank: int,
+    draws: Draws | None,
+    at_once: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    for number, rows in plan:
-        if seed is None:
-            yield normalizer(store.read(rows)), labels.index_select(0, rows)
+    """Yield the batches of ``plan``; ``at_once`` of them are made together, as starting an operator takes a while."""
+    for begin in range(0, len(plan), at_once):
+        chunk = plan[begin : begin + at_once]
+        sizes = [len(rows) for _, rows in chunk]
+        rows = torch.cat([rows for _, rows in chunk])
+        if draws is None:
+            images = normalizer(store.read(rows))
         else:
-            draws = draw(augmentation, len(rows), seed, "augment", number, rank)
-            yield normalizer(store.read(rows, draws), draws.flips), labels.index_select(0, rows)
+            chosen = draws.at(*(slice(first, first + len(rows)) for first, rows in chunk))
+            images = normalizer(store.read(rows, chosen), chosen.flips)
+        # Not ``split``: autograd would take a change of one batch in place for a change of all.
+        split = torch.unsafe_split_with_sizes
+        yield from zip(split(images, sizes), split(labels.index_select(0, rows), sizes), strict=True)
 
 
 def _common_shape(stored: Mapping[Split, LabelledImages], name: str) -> tuple[int, int, int]:

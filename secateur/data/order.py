@@ -18,7 +18,11 @@ def plan_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> list[tuple[int, Tensor]]:
-    """Return (batch number, storage rows) of each batch that this process reads, in order.
+    """Return what this process reads of each batch, in order: (place of the first sample, storage rows).
+
+    A place counts the samples of the whole pass, over all processes and also those that ``start`` skips. The
+    places of a batch follow one another, and what is drawn for a place is the same however many processes share
+    the batch.
 
     Args:
         rows: storage row of each sample of the split, int64, shape (N,), on the device that reads.
@@ -42,13 +46,13 @@ def plan_batches(
     count = -(-len(rows) // batch_size)
     stop = count if limit is None else min(count, start + limit)
     plan = []
-    for number in range(start, stop):
-        batch = rows[number * batch_size : (number + 1) * batch_size]
-        if seed is not None and len(batch) < world_size:
+    for begin in range(start * batch_size, stop * batch_size, batch_size):
+        size = min(batch_size, len(rows) - begin)
+        if seed is not None and size < world_size:
             continue  # in training every process must take the same number of steps
-        share = batch[rank * len(batch) // world_size : (rank + 1) * len(batch) // world_size]
-        if len(share):
-            plan.append((number, share))
+        first, end = begin + rank * size // world_size, begin + (rank + 1) * size // world_size
+        if first < end:
+            plan.append((first, rows[first:end]))
     return plan
 
 

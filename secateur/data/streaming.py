@@ -1,6 +1,6 @@
 """Data sets larger than memory: samples are read one by one in worker processes, and augmented in batches.
 
-Workers only read. Crops and flips are drawn per batch in the main process, and whatever a user's data set
+Workers only read. Crops and flips are drawn for the whole pass in the main process, and whatever a user's data set
 draws by itself is seeded by the sample, so the number of workers changes the speed and nothing else.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
-from secateur.data.augment import Augmentation, Normalizer, PixelStore, draw
+from secateur.data.augment import Augmentation, Draws, Normalizer, PixelStore, draw
 from secateur.data.labels import checked_labels, class_names_for, partition
 from secateur.data.normalization import NORMALIZATIONS, Normalization
 from secateur.data.order import plan_batches
@@ -127,7 +127,10 @@ class StreamingSource:
         )
         device = torch.device(device)
         loader = self._loader(part.stored, plan, seed, device)
-        return self._finish(plan, loader, self._labels[part.stored], device, seed if augment else None, rank)
+        draws = None
+        if augment and seed is not None:
+            draws = draw(self.augmentation, len(part.rows if indices is None else indices), seed, "augment")
+        return self._finish(plan, loader, self._labels[part.stored], device, draws)
 
     def _loader(
         self, stored: Split, plan: list[tuple[int, Tensor]], seed: int | None, device: torch.device
@@ -156,21 +159,20 @@ class StreamingSource:
         loader: "DataLoader[Sample | UnreadableSample]",
         labels: Tensor,
         device: torch.device,
-        augment_seed: int | None,
-        rank: int,
+        draws: Draws | None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         normalizer = Normalizer(self.normalization, self.peak, device)
-        for (number, rows), batch in zip(plan, loader, strict=True):
+        for (first, rows), batch in zip(plan, loader, strict=True):
             if isinstance(batch, UnreadableSample):
                 raise DataError(batch.reason)
             pixels = batch.to(device, non_blocking=True)
             targets = labels[rows].to(device, non_blocking=True)
-            if augment_seed is None:
+            if draws is None:
                 yield normalizer(pixels), targets
                 continue
-            draws = draw(self.augmentation, len(rows), augment_seed, "augment", number, rank)
+            chosen = draws.at(slice(first, first + len(rows)))
             store = PixelStore(pixels, self.augmentation.padding, device)
-            yield normalizer(store.read(torch.arange(len(rows), device=device), draws), draws.flips), targets
+            yield normalizer(store.read(torch.arange(len(rows), device=device), chosen), chosen.flips), targets
 
 
 def _collate(samples: list[Sample | UnreadableSample]) -> Tensor | UnreadableSample:

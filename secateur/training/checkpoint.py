@@ -56,7 +56,7 @@ class PhaseState:
     environment: Environment
     result: TrainResult  # of the finished epochs
     cursor: Cursor = Cursor()
-    scaler: dict[str, float] = field(default_factory=dict)
+    scaler: dict[str, int | float] = field(default_factory=dict)  # torch refuses a float where it had an int
     done: bool = False
     format: int = FORMAT
 

@@ -55,6 +55,11 @@ class Feed:
         """Return the samples of batch ``step`` over all processes."""
         return min(self.batch_size, self.samples - step * self.batch_size)
 
+    def samples_of(self, rank: int, *, steps: int) -> int:
+        """Return the samples that process ``rank`` has in the first ``steps`` steps of an epoch."""
+        sizes = map(self.size, range(steps))
+        return sum((rank + 1) * size // self.world_size - rank * size // self.world_size for size in sizes)
+
 
 @dataclass(kw_only=True)
 class TrainingLoop:
@@ -103,8 +108,8 @@ class TrainingLoop:
     def _run_epoch(self) -> None:
         epoch, first, steps = self.cursor.epoch, self.cursor.step, self.feed.steps
         loss_sum, samples = self.cursor.loss_sum, self.cursor.samples
-        rank, every = self.surroundings.processes.rank, self.surroundings.checkpoint_steps
-        clock, pending = self.surroundings.clock, steps_between_checks(self.surroundings.device)
+        every, clock = self.surroundings.checkpoint_steps, self.surroundings.clock
+        pending = steps_between_checks(self.surroundings.device)
         self._begun = clock()
         batches = self.feed.batches(epoch, first) if first < steps else iter(())
         index = first - 1
@@ -115,9 +120,7 @@ class TrainingLoop:
             # zip asks the range first, so that no batch beyond the last step is read.
             for index, batch in zip(range(first, steps), batches, strict=False):
                 self._set_learning_rate(epoch * steps + index)
-                seed = derive_seed(self.work.seed, self.work.name, epoch, index, rank)
-                for generator in self.generators:
-                    generator.manual_seed(seed)
+                self._seed(epoch, index)
                 loss = self.step(batch, self.feed.size(index))
                 for hook in self.hooks.after_step:
                     hook(self.work.model)
@@ -166,6 +169,7 @@ class TrainingLoop:
 
     def _end_epoch(self) -> None:
         epoch = self.cursor.epoch
+        self._seed(epoch, self.feed.steps)  # a run that continues here has taken no step that left a state
         for hook in self.hooks.after_epoch:
             hook(self.work.model, epoch)
         share_buffers(self.work.model, self.surroundings.processes)
@@ -178,7 +182,7 @@ class TrainingLoop:
         measurement = EpochMeasurement(
             epoch=epoch,
             train_loss=loss_sum / samples,
-            learning_rate=self.optimizer.param_groups[0]["lr"],
+            learning_rate=self._learning_rate((epoch + 1) * self.feed.steps - 1),
             samples=round(samples),
             seconds=self.cursor.seconds,
             images_per_s=samples / max(self.cursor.seconds, 1e-9),
@@ -195,8 +199,16 @@ class TrainingLoop:
         self._saved = self.surroundings.clock()
         self._stop_if_asked()
 
+    def _seed(self, epoch: int, step: int) -> None:
+        seed = derive_seed(self.work.seed, self.work.name, epoch, step, self.surroundings.processes.rank)
+        for generator in self.generators:
+            generator.manual_seed(seed)
+
+    def _learning_rate(self, step: int) -> float:
+        return learning_rate(self.work.settings, step, epochs=self.work.epochs, steps_per_epoch=self.feed.steps)
+
     def _set_learning_rate(self, step: int) -> None:
-        rate = learning_rate(self.work.settings, step, epochs=self.work.epochs, steps_per_epoch=self.feed.steps)
+        rate = self._learning_rate(step)
         if rate != self._rate:
             self._rate = rate
             for group in self.optimizer.param_groups:

@@ -123,6 +123,7 @@ def _build_loop(
             writer.scaler.load_state_dict(saved.state.scaler)
     if calls.after_backward or work.step is not None:
         align_gradients(optimizer)
+    feed = _feed(work, surroundings)
     network = data_parallel(work.model, surroundings.processes, any_part=work.step is not None)
     ordinary = OrdinaryStep(
         model=work.model,
@@ -140,13 +141,13 @@ def _build_loop(
         surroundings=surroundings,
         step=ordinary if work.step is None else ReplacedStep(network, work.step, optimizer),
         optimizer=optimizer,
-        feed=_feed(work, surroundings),
+        feed=feed,
         hooks=calls,
         save=writer.save,
         keeps=writer.phase is not None,
         stop=stop,
         generators=generators,
-        cursor=saved.state.cursor if saved else Cursor(),
+        cursor=own_part(saved.state.cursor, feed, surroundings.processes.rank) if saved else Cursor(),
         finished=saved.state.result.epochs if saved else (),
     )
 
@@ -168,7 +169,8 @@ def _feed(work: Work, surroundings: Surroundings) -> Feed:
             rank=processes.rank,
             world_size=processes.world_size,
         )
-        return map(_channels_last, read) if work.settings.channels_last else read
+        # Not ``map``, which has no ``close`` to end the workers of a source that streams.
+        return (_channels_last(batch) for batch in read) if work.settings.channels_last else read
 
     feed = Feed(batches, samples, work.settings.batch_size, processes.world_size)
     if feed.steps == 0:
@@ -187,6 +189,8 @@ def _continued(saved: Checkpoint, surroundings: Surroundings) -> TrainResult:
     if surroundings.device.type != "cpu":
         changes.append(f"computing on {surroundings.device.type}, which is not repeatable to the bit")
     notes = [f"phase {before.phase!r} continued in epoch {cursor.epoch + 1} after step {cursor.step}"]
+    if cursor.step > 0 and saved.state.environment.world_size > 1:
+        notes.append(f"the training loss of epoch {cursor.epoch + 1} up to there is that of the first process only")
     if changes:
         notes.append(f"not bit for bit as an unbroken run: {'; '.join(changes)}")
     for note in notes:
@@ -197,6 +201,14 @@ def _continued(saved: Checkpoint, surroundings: Surroundings) -> TrainResult:
         bit_for_bit=before.bit_for_bit and not changes,
         notes=(*before.notes, *notes),
     )
+
+
+def own_part(cursor: Cursor, feed: Feed, rank: int) -> Cursor:
+    """Return this process's cursor, given the first one's, perhaps of a run with another number of processes."""
+    samples = feed.samples_of(rank, steps=cursor.step)
+    if samples == cursor.samples:
+        return cursor
+    return replace(cursor, samples=samples, loss_sum=cursor.loss_sum / cursor.samples * samples)
 
 
 @contextlib.contextmanager

@@ -142,6 +142,41 @@ def test_batches_may_be_changed_in_place_without_harm() -> None:
     assert all(float(x.abs().sum()) > 0 for x, _ in collect(data, "test"))
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 16])
+def test_a_batch_lies_in_memory_like_a_tensor_of_its_own(batch_size: int) -> None:
+    for x, y in collect(source(), batch_size=batch_size, seed=1, augment=True):
+        assert x.is_contiguous()
+        assert x.data_ptr() % 64 == 0
+        assert y.is_contiguous()
+
+
+def test_batches_are_the_same_however_many_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"seed": 4, "augment": True, "start": 1}
+    together = collect(source(), **settings)
+    monkeypatch.setattr("secateur.data.memory.CHUNK_BYTES", 1)
+    for (x, y), (other_x, other_y) in zip(together, collect(source(), **settings), strict=True):
+        assert x.equal(other_x)
+        assert y.equal(other_y)
+
+
+def test_autograd_knows_that_batches_have_nothing_in_common() -> None:
+    weight = torch.ones(3, 6, 6, requires_grad=True)
+    (first, _), (second, _) = collect(source(), limit=2)
+    loss = (first * weight).sum()
+    second.add_(1.0)
+    loss.backward()
+    torch.testing.assert_close(weight.grad, first.sum(0))
+
+
+@pytest.mark.parametrize("batch_size", [8, 7])
+def test_processes_together_augment_as_one_does(batch_size: int) -> None:
+    settings = {"batch_size": batch_size, "seed": 4, "augment": True, "limit": 4}
+    shares = [collect(source(), rank=rank, world_size=2, **settings) for rank in (0, 1)]
+    for whole, *parts in zip(collect(source(), **settings), *shares, strict=True):
+        assert whole[0].equal(torch.cat([x for x, _ in parts]))
+        assert whole[1].equal(torch.cat([y for _, y in parts]))
+
+
 def images_float() -> LabelledImages:
     made = images(11, seed=1)
     return LabelledImages(made.pixels.float() / 255, made.labels)

@@ -9,8 +9,11 @@ from synthetic_data import SyntheticData, perceptron, small_cnn
 from torch import Tensor, nn
 
 from secateur.errors import TrainingError, UsageError
-from secateur.record import EpochMeasurement, Evaluation, TrainResult
+from secateur.record import EpochMeasurement, Evaluation, TrainResult, environment
 from secateur.training import Interrupted, Store, SupervisedTask, TrainSettings
+from secateur.training.checkpoint import Checkpoint, Cursor, PhaseState
+from secateur.training.loop import Feed
+from secateur.training.phase_run import own_part
 
 QUICK = TrainSettings(batch_size=8, learning_rate=0.05)  # 7 steps per epoch of 50 samples
 
@@ -58,9 +61,53 @@ def test_ctrl_c_ends_at_the_step_and_continues_bit_for_bit(tmp_path: Path, step:
     assert equal(continued, unbroken)
     assert [epoch.train_loss for epoch in result.epochs] == [epoch.train_loss for epoch in whole.epochs]
     assert [epoch.validation for epoch in result.epochs] == [epoch.validation for epoch in whole.epochs]
+    assert [epoch.learning_rate for epoch in result.epochs] == [epoch.learning_rate for epoch in whole.epochs]
     assert result.resumed == 1
     assert result.bit_for_bit
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_draws_after_an_epoch_are_the_same_in_a_continued_run(tmp_path: Path) -> None:
+    class Shake:
+        def after_epoch(self, model: nn.Module, epoch: int) -> None:
+            with torch.no_grad():
+                model[5].bias.add_(torch.randn(4))
+
+    shaken = {}
+    for name, step in (("whole", 99), ("broken", 7)):  # 7 is the last step of the first epoch
+        store, shaken[name] = Store(tmp_path / name), small_cnn()
+        if step == 7:
+            with pytest.raises(Interrupted):
+                store.train("tune", task_on(), small_cnn(), epochs=2, hooks=[Shake(), At(step, press_ctrl_c)])
+        torch.manual_seed(step)
+        store.train("tune", task_on(), shaken[name], epochs=2, hooks=[Shake(), At(99, press_ctrl_c)])
+    assert equal(shaken["whole"], shaken["broken"])
+
+
+def test_the_scale_of_half_precision_comes_back_as_torch_wants_it() -> None:
+    scaler = torch.amp.GradScaler("cpu")
+    state = PhaseState(
+        made_for={}, environment=environment(), result=TrainResult(phase="tune"), scaler=scaler.state_dict()
+    )
+    saved = Checkpoint.from_entry(Checkpoint(state=state, weights={}).to_entry())
+    model = nn.Linear(2, 2)
+    optimizer = torch.optim.SGD(model.parameters())
+    scaler.load_state_dict(saved.state.scaler)
+    scaler.scale(model(torch.ones(1, 2)).sum()).backward()
+    scaler.step(optimizer)
+    scaler.update()
+    assert scaler.state_dict()["growth_interval"] == 2000
+
+
+def test_a_first_processs_sums_become_each_ones_own() -> None:
+    feed = Feed(lambda epoch, start: iter(()), samples=50, batch_size=7, world_size=2)
+    first = Cursor(step=3, samples=feed.samples_of(0, steps=3), loss_sum=18.0)
+    assert (first.samples, feed.samples_of(1, steps=3)) == (9, 12)
+    assert own_part(first, feed, 0) is first
+    assert (own_part(first, feed, 1).samples, own_part(first, feed, 1).loss_sum) == (12, 24.0)
+    alone = Feed(feed.batches, samples=50, batch_size=7)
+    assert (own_part(first, alone, 0).samples, own_part(first, alone, 0).loss_sum) == (21, 42.0)
+    assert alone.samples_of(0, steps=8) == 50
 
 
 def test_ctrl_c_outside_a_phase_is_an_ordinary_one() -> None:
