@@ -13,7 +13,26 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         known: the names that exist.
     """
     choices = sorted(known)
-    near = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
-    if near:
-        return f"unknown {kind} {name!r}; did you mean {near[0]!r}?"
+    near = nearest_name(name, choices)
+    if near is not None:
+        return f"unknown {kind} {name!r}; did you mean {near!r}?"
     return f"unknown {kind} {name!r}; choose one of: {', '.join(choices)}"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like ``name``, or None where none is like it.
+
+    Of names that are equally like it, the one with the longest common beginning is taken, then the one whose letters
+    are nearest: ``resnet20`` and not ``resnet32`` for ``resnet21``.
+    """
+    near = difflib.get_close_matches(name, sorted(known), n=20, cutoff=0.5)
+    if not near:
+        return None
+
+    def likeness(candidate: str) -> tuple[float, int, int, str]:
+        ratio = difflib.SequenceMatcher(None, candidate, name).ratio()
+        pairs = list(zip(candidate, name, strict=False))
+        common = next((place for place, (one, other) in enumerate(pairs) if one != other), len(pairs))
+        return -round(ratio, 6), -common, sum(abs(ord(one) - ord(other)) for one, other in pairs), candidate
+
+    return min(near, key=likeness)

@@ -24,6 +24,12 @@ def names_user_code(spec: str) -> bool:
     return _SPEC.match(spec) is not None
 
 
+def code_path(spec: str) -> Path | None:
+    """Return the path of the file in ``file.py:function``, or None where ``spec`` has not this form."""
+    match = _SPEC.match(spec)
+    return None if match is None else Path(match["path"]).expanduser()
+
+
 def call_user_function(
     spec: str, *, allow_code: bool, error: type[SecateurError], arguments: dict[str, object] | None = None
 ) -> object:
@@ -124,5 +130,12 @@ def _check_arguments(
     try:
         signature.bind(**arguments)
     except TypeError as failure:
+        takes_any = any(entry.kind is inspect.Parameter.VAR_KEYWORD for entry in signature.parameters.values())
+        unknown = [name for name in arguments if name not in signature.parameters and not takes_any]
+        if unknown:
+            raise error(
+                f"{spec} takes {signature}, so no {' and no '.join(unknown)}; add {' and '.join(unknown)} to the "
+                "function's parameters, or do not ask for another value than the function's own"
+            ) from failure
         given = ", ".join(arguments) or "no arguments"
         raise error(f"{spec} has the signature {signature} but is called with {given}: {failure}") from failure

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -24,6 +25,7 @@ from secateur.cli.verify import verify
 from secateur.errors import SecateurError
 
 WRONG_INPUT, STOPPED = 2, 130
+CONTINUED = ("prune", "demo")  # commands that go on where they were stopped
 
 app = typer.Typer(
     name="secateur",
@@ -77,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _refuse(f"{sentence} (see {_program()} {_command_of(error)}--help)")
     except SecateurError as error:
         if "-v" in words or "--verbose" in words:
-            raise
+            traceback.print_exception(error)
         return _refuse(str(error))
     except KeyboardInterrupt:
         return _stopped(words)
@@ -95,6 +97,9 @@ def _refuse(sentence: str) -> int:
 
 
 def _stopped(words: Sequence[str]) -> int:
+    if not words or words[0] not in CONTINUED:
+        print("stopped", file=sys.stderr)
+        return STOPPED
     # With --force the same words would start over.
     again = shlex.join(word for word in words if word != "--force")
     print(f"stopped; continue with: {_program()} {again}", file=sys.stderr)

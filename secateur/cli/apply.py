@@ -27,7 +27,7 @@ def apply(
     from secateur import recipe
 
     recipe.check_target(out, force=force)
-    proof = recipe.apply_plan(choices.subject(model, inputs, common), recipe.read_plan(plan), out)
+    proof = recipe.apply_plan(choices.subject(model, inputs, common, plan), recipe.read_plan(plan), out)
     if common.as_json:
         show.show_json({"model": str(out), "proof": proof.to_json()})
         return

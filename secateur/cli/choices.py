@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from secateur.cli.options import (
@@ -90,10 +91,23 @@ def tuning(options: TrainingOptions) -> TrainSettings:
     )
 
 
-def subject(model: ModelOptions, inputs: InputOptions, common: CommonOptions) -> Subject:
-    """Return the dense model with its weights and example inputs."""
-    from secateur.recipe import DataChoice, build_subject, parse_shape, read_data, settle
+def subject(model: ModelOptions, inputs: InputOptions, common: CommonOptions, *files: Path) -> Subject:
+    """Return the dense model with its weights and example inputs.
 
+    Args:
+        model: which model.
+        inputs: which inputs.
+        common: where to compute.
+        files: that may say which inputs the model takes, where ``inputs`` do not; the weight file is one too.
+    """
+    from secateur.errors import UsageError
+    from secateur.recipe import DataChoice, build_subject, parse_shape, read_data, settle, shape_in_files
+
+    if inputs.input is not None and inputs.data is not None:
+        raise UsageError(
+            f"example inputs are asked for twice, by --input {inputs.input} and by --data {inputs.data}; give one of "
+            "them"
+        )
     place = machine(common)
     device = settle(place)
     shape = parse_shape(inputs.input) if inputs.input is not None else None
@@ -101,4 +115,6 @@ def subject(model: ModelOptions, inputs: InputOptions, common: CommonOptions) ->
     if inputs.data is not None:
         choice = DataChoice(spec=inputs.data, root=inputs.data_root, normalize=inputs.normalize)
         data = read_data(choice, place, model=model.model)
+    elif shape is None:
+        shape = shape_in_files((*files, *([Path(model.weights)] if model.weights is not None else [])))
     return build_subject(model_choice(model), data=data, shape=shape, device=device, seed=common.seed)

@@ -23,7 +23,7 @@ def evaluate(
 ) -> None:
     """Measure the accuracy of a saved file; an ONNX file runs in ONNX Runtime.
 
-    Images are normalised as the file says, unless --normalize says otherwise.
+    Images are normalised as the file says; --normalize is for a file that does not say it.
 
     Example: `secateur evaluate runs/r56/model.onnx --data parquet:cifar10`
     """

@@ -6,12 +6,13 @@ from typing import Annotated
 import typer
 
 from secateur.cli import show
+from secateur.cli.options import CommonOptions, spread
 
 
+@spread
 def inspect(
     file: Annotated[Path, typer.Argument(help="a .safetensors model file", metavar="FILE")],
-    as_json: Annotated[bool, typer.Option("--json", help="print the result as JSON")] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="show where an error came from")] = False,
+    common: CommonOptions,
 ) -> None:
     """Show what a model file says about itself: class, cut, inputs, provenance. Nothing in it is run.
 
@@ -19,8 +20,7 @@ def inspect(
     """
     from secateur import recipe, report
 
-    del verbose
-    if as_json:
+    if common.as_json:
         show.show_json(recipe.artifact_json(file))
         return
     show.show(report.artifact_facts(recipe.artifact_info(file)))

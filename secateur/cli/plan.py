@@ -17,6 +17,7 @@ def plan(
     method: MethodOptions,
     common: CommonOptions,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="write the plan to this JSON file")] = None,
+    force: Annotated[bool, typer.Option("--force", help="replace the file if it is there")] = False,
 ) -> None:
     """Decide what to cut for a budget, and print it; nothing is cut.
 
@@ -26,13 +27,15 @@ def plan(
     """
     from secateur import recipe, report
 
+    if out is not None:
+        recipe.check_target(out, force=force)
     made = recipe.make_plan(
         choices.subject(model, inputs, common), choices.budget(budget), choices.method(method, seed=common.seed)
     )
     if out is not None:
         recipe.write_plan(made.plan, out)
     if common.as_json:
-        show.show_json(made.plan.to_json())
+        show.show_json(made.to_json())
         return
     facts = (*(("note", note) for note in made.notes), *([("plan file", str(out))] if out else []))
     show.show(report.plan_grid(made.graph, made.plan), report.cost_grid(made.graph, made.plan), tuple(facts))

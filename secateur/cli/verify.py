@@ -25,7 +25,7 @@ def verify(
     """
     from secateur import recipe
 
-    checked = recipe.verify_file(file, choices.subject(model, inputs, common))
+    checked = recipe.verify_file(file, choices.subject(model, inputs, common, file))
     if common.as_json:
         show.show_json({"compared": checked.compared, **checked.proof.to_json()})
     else:

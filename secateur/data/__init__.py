@@ -9,6 +9,7 @@ from secateur.data.normalization import NORMALIZATIONS as NORMALIZATIONS
 from secateur.data.normalization import Normalization as Normalization
 from secateur.data.normalization import normalization_named as normalization_named
 from secateur.data.registry import DATA_SETS as DATA_SETS
+from secateur.data.registry import PARQUET as PARQUET
 from secateur.data.registry import load_data as load_data
 from secateur.data.source import SPLITS as SPLITS
 from secateur.data.source import DataSource as DataSource
@@ -18,6 +19,7 @@ from secateur.data.streaming import StreamingSource as StreamingSource
 __all__ = [
     "DATA_SETS",
     "NORMALIZATIONS",
+    "PARQUET",
     "SPLITS",
     "Augmentation",
     "CalibrationSubset",

@@ -1,6 +1,5 @@
 """Networks of torchvision and timm, by name and without weights."""
 
-import difflib
 import inspect
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from typing import Any, Protocol
 from torch import nn
 
 from secateur.errors import ModelError, UsageError
-from secateur.names import unknown_name
+from secateur.names import nearest_name, unknown_name
 from secateur.torchvision_shim import import_torchvision
 
 _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -156,8 +155,8 @@ def _require(library: str, name: str, names: Iterable[str]) -> None:
     known = list(names)
     if name in known:
         return
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if near:
-        raise UsageError(unknown_name(f"{library} model", name, near))
+    near = nearest_name(name, known)
+    if near is not None:
+        raise UsageError(unknown_name(f"{library} model", name, [near]))
     # All of them would be a page.
     raise UsageError(f"unknown {library} model {name!r}; {library} lists {len(known)} others in list_models()")

@@ -12,7 +12,7 @@ from secateur.models.lenet import LeNet5, LeNet300
 from secateur.models.libraries import LIBRARIES, LIBRARY_CALLS, torchvision_has
 from secateur.models.resnet50 import ResNet50
 from secateur.models.vgg import gate_decorator_vgg16, imagenet_vgg16, l1_vgg16, slimming_vgg19
-from secateur.names import unknown_name
+from secateur.names import nearest_name, unknown_name
 from secateur.user_code import call_user_function, names_user_code
 
 OWN = "secateur"
@@ -140,6 +140,9 @@ def _split_name(name: str) -> tuple[str, str]:
         return OWN, inner
     if library == OWN and not separator and torchvision_has(inner):
         raise UsageError(f"unknown model {name!r}; did you mean 'torchvision:{inner}'?")
+    near = nearest_name(library, LIBRARIES) if separator else None
+    if near is not None:
+        raise UsageError(f"unknown model {name!r}; did you mean '{near}:{inner}'?")
     raise UsageError(unknown_name("model", inner if library == OWN else name, [*NETWORKS, *LIBRARY_CALLS]))
 
 

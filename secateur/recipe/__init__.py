@@ -7,9 +7,9 @@ from secateur.recipe.plans import apply_plan as apply_plan
 from secateur.recipe.plans import check_target as check_target
 from secateur.recipe.plans import make_plan as make_plan
 from secateur.recipe.plans import read_plan as read_plan
-from secateur.recipe.plans import require_proof as require_proof
 from secateur.recipe.plans import verify_file as verify_file
 from secateur.recipe.plans import write_plan as write_plan
+from secateur.recipe.proving import require_proof as require_proof
 from secateur.recipe.prune import PruneResult as PruneResult
 from secateur.recipe.prune import prune as prune
 from secateur.recipe.rundir import RunDirectory as RunDirectory
@@ -29,6 +29,7 @@ from secateur.recipe.subject import build_subject as build_subject
 from secateur.recipe.subject import parse_shape as parse_shape
 from secateur.recipe.subject import read_data as read_data
 from secateur.recipe.subject import settle as settle
+from secateur.recipe.subject import shape_in_files as shape_in_files
 
 __all__ = [
     "Checked",
@@ -58,6 +59,7 @@ __all__ = [
     "read_plan",
     "require_proof",
     "settle",
+    "shape_in_files",
     "verify_file",
     "write_plan",
 ]

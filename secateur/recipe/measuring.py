@@ -46,6 +46,8 @@ class Finished:
         data: what it is evaluated on.
         graph: of the dense model.
         plan: what was cut.
+        steps: in how many cuts; with training between them the cut model is not the dense one cut.
+        after_cut: accuracy on the validation split right after the last cut, as the method measured it.
         task: evaluates.
         model_file: the fine-tuned model.
         onnx_file: where its ONNX file goes.
@@ -56,6 +58,8 @@ class Finished:
     data: DataSource
     graph: ChannelGraph
     plan: Plan
+    steps: int
+    after_cut: Evaluation | None
     task: SupervisedTask
     model_file: Path
     onnx_file: Path
@@ -80,10 +84,9 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
     """
     found = Measured()
     tell("evaluating the dense, the cut and the fine-tuned model on the test split")
-    dense, small = finished.subject.model, apply(finished.subject.model, finished.plan, verify_with=None)
+    dense = finished.subject.model
     found.measurements["dense"] = _measured(finished, dense, finished.graph)
-    cut = finished.graph.after(finished.plan)
-    found.measurements["cut"] = _measured(finished, small, cut)
+    found.measurements["cut"] = _after_cut(finished, found)
     found.measurements["tuned"] = replace(
         found.measurements["cut"],
         validation=_validation(finished, finished.model_file),
@@ -104,21 +107,30 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
     return found
 
 
-def _measured(finished: Finished, model: nn.Module, graph: ChannelGraph) -> Measurement:
-    costs = profile_graph(graph)
-    has_validation = finished.data.size("validation") > 0
-    return Measurement(
-        validation=finished.task.evaluate(model) if has_validation else None,
-        test=finished.task.evaluate(model, "test"),
-        macs=costs.macs,
-        params=costs.params,
-        activation_bytes=costs.activation_bytes,
+def _after_cut(finished: Finished, found: Measured) -> Measurement:
+    """Return what the model is right after the last cut; with training between cuts only the method saw it."""
+    graph = finished.graph.after(finished.plan)
+    if finished.steps == 1:
+        return _measured(finished, apply(finished.subject.model, finished.plan, verify_with=None), graph)
+    seen = finished.after_cut
+    found.notes.append(
+        f"cut in {finished.steps} steps with training between them: the row 'cut' is the model right after the last "
+        "step, which was evaluated on the validation split only"
+        + (f" (top-1 {seen.top1:.2%}, loss {seen.loss:.4f})" if seen is not None else "")
     )
+    return replace(_costs(graph), validation=seen)
 
 
-def _validation(finished: Finished, path: Path) -> Evaluation | None:
-    if finished.data.size("validation") == 0:
-        return None
+def _measured(finished: Finished, model: nn.Module, graph: ChannelGraph) -> Measurement:
+    return replace(_costs(graph), validation=finished.task.evaluate(model), test=finished.task.evaluate(model, "test"))
+
+
+def _costs(graph: ChannelGraph) -> Measurement:
+    costs = profile_graph(graph)
+    return Measurement(macs=costs.macs, params=costs.params, activation_bytes=costs.activation_bytes)
+
+
+def _validation(finished: Finished, path: Path) -> Evaluation:
     return evaluate_artifact(path, finished.data, split="validation", device=finished.task.device, code=finished.code)
 
 

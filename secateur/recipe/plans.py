@@ -4,18 +4,21 @@ import json
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from secateur.cost import Budget, MinimumWarning
-from secateur.errors import PlanError, UsageError, VerificationError
+from secateur.cost import Budget, MinimumWarning, profile_graph
+from secateur.errors import PlanError, UsageError
 from secateur.export import inspect as inspect_file
 from secateur.export import load, save
 from secateur.files import write_text
 from secateur.graph import ChannelGraph, Plan, Proof, apply, verify
 from secateur.methods import Magnitude
 from secateur.methods.magnitude import decide
+from secateur.recipe.proving import proved_cut
+from secateur.recipe.rundir import refuse_file_above
 from secateur.recipe.subject import Subject
 
 
@@ -26,6 +29,20 @@ class MadePlan:
     graph: ChannelGraph
     plan: Plan
     notes: tuple[str, ...]
+    random_weights: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the plan as in its file, and with it the costs, the notes, and whether the weights are random."""
+        before, after = profile_graph(self.graph), profile_graph(self.graph.after(self.plan))
+        return {
+            **self.plan.to_json(),
+            "costs": {
+                name: {"before": getattr(before, name), "after": getattr(after, name)}
+                for name in ("macs", "params", "size_bytes", "activation_bytes")
+            },
+            "notes": list(self.notes),
+            "random_weights": self.random_weights,
+        }
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,7 @@ def make_plan(subject: Subject, budget: Budget, method: Magnitude) -> MadePlan:
     notes = [str(warning.message) for warning in caught if issubclass(warning.category, MinimumWarning)]
     if not subject.has_weights:
         notes.append("no --weights were given, so the scores are those of random weights")
-    return MadePlan(graph, plan, tuple(notes))
+    return MadePlan(graph, plan, tuple(notes), random_weights=not subject.has_weights)
 
 
 def write_plan(plan: Plan, path: Path | str) -> None:
@@ -87,9 +104,7 @@ def apply_plan(subject: Subject, plan: Plan, out: Path | str) -> Proof:
         PlanError: the plan was made for another model.
         VerificationError: the cut could not be proved; no file is written.
     """
-    small = apply(subject.model, plan, verify_with=None)
-    proof = verify(subject.model, small, plan, subject.example_inputs)
-    require_proof(proof)
+    small, proof = proved_cut(subject.model, plan, subject.example_inputs)
     save(
         small,
         out,
@@ -109,7 +124,7 @@ def verify_file(path: Path | str, subject: Subject) -> Checked:
         ArtifactError: the model file is damaged or does not fit the model.
     """
     path = Path(path)
-    if path.suffix == ".json":
+    if not is_model_file(path) and path.suffix != ".safetensors":
         plan = read_plan(path)
         small = apply(subject.model, plan, verify_with=None)
         compared = "the dense model cut by the plan, with the dense model masked"
@@ -127,26 +142,26 @@ def verify_file(path: Path | str, subject: Subject) -> Checked:
     return Checked(verify(subject.model, small, found, subject.example_inputs, own_weights=same), compared)
 
 
-def require_proof(proof: Proof) -> None:
-    """Refuse a proof that did not pass.
-
-    Raises:
-        VerificationError: with the reason.
-    """
-    if not proof.passed:
-        raise VerificationError(proof.sentence())
-
-
 def check_target(path: Path | str, *, force: bool) -> None:
     """Refuse to replace a file unasked.
 
     Raises:
-        UsageError: it is there.
+        UsageError: it is there, or a file stands where a folder must be.
     """
     if Path(path).is_dir():
         raise UsageError(f"{path} is a folder; give the name of a file")
     if Path(path).exists() and not force:
         raise UsageError(f"{path} is there already; choose another name, or replace it with --force")
+    refuse_file_above(Path(path))
+
+
+def is_model_file(path: Path) -> bool:
+    """Say by its first bytes whether a file is a safetensors file: a length, then a JSON object."""
+    try:
+        with path.open("rb") as file:
+            return file.read(9)[8:] == b"{"
+    except OSError:
+        return False
 
 
 def _same_weights(first: nn.Module, second: nn.Module) -> bool:

@@ -1,5 +1,6 @@
 """The prune job: from a dense model to a proved, fine-tuned, exported one, in a folder that can be continued."""
 
+import contextlib
 import json
 import warnings
 from collections.abc import Sequence
@@ -11,20 +12,23 @@ import torch
 from secateur import record as records
 from secateur.cost import MinimumWarning
 from secateur.data import DataSource
-from secateur.errors import SecateurError
+from secateur.errors import BudgetError, DataError, SecateurError
 from secateur.export import save
 from secateur.files import write_text
 from secateur.graph import ChannelGraph
 from secateur.methods import Compressed
 from secateur.methods.magnitude import decide
 from secateur.randomness import derive_seed
+from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
+from secateur.recipe.lock import locked, refuse_busy
 from secateur.recipe.measuring import Finished, Measured, measure_all
+from secateur.recipe.proving import proved_cut
 from secateur.recipe.rundir import FILES, RunDirectory
 from secateur.recipe.settings import PruneRecipe
-from secateur.recipe.subject import Subject, build_subject, read_data, settle, with_fingerprint
+from secateur.recipe.subject import Subject, build_subject, check_outputs, read_data, settle
 from secateur.record import RunLog, RunRecord, TrainResult, environment, write_record
 from secateur.report import write_report
-from secateur.training import Progress, Quiet, Store, SupervisedTask
+from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
 
 
 @dataclass(frozen=True)
@@ -64,16 +68,27 @@ def prune(
             can be known; a proof that fails; a loss that is not finite.
         Interrupted: Ctrl-C; the same call continues.
     """
-    recipe = replace(recipe, model=with_fingerprint(recipe.model))
+    recipe = replace(recipe, model=with_fingerprint(recipe.model), data=with_data_fingerprint(recipe.data))
     place = RunDirectory(Path(out))
+    refuse_busy(place.folder)
     finished = place.enter(recipe, force=force)
     if finished is not None:
         return PruneResult(place.folder, finished, was_complete=True)
     job = _Job.prepare(recipe, place, progress or Quiet())
-    place.begin(recipe, force=force)
+    # Of several processes that train together the first one stands for all.
+    with locked(place.folder) if join_processes().first else contextlib.nullcontext():
+        finished = place.enter(recipe, force=force)  # another process may have been faster
+        if finished is not None:
+            return PruneResult(place.folder, finished, was_complete=True)
+        place.begin(recipe, force=force)
+        return PruneResult(place.folder, _logged(job, tuple(command)))
+
+
+def _logged(job: "_Job", command: tuple[str, ...]) -> RunRecord:
+    """Run the job; its log says how it began and ended."""
     job.log.append("begin", command=list(command))
     try:
-        record = job.run(tuple(command))
+        record = job.run(command)
     except SecateurError as error:
         job.log.append("failed", error=str(error))
         raise
@@ -81,7 +96,7 @@ def prune(
         job.log.append("stopped")
         raise
     job.log.append("complete")
-    return PruneResult(place.folder, record)
+    return record
 
 
 @dataclass(frozen=True)
@@ -102,16 +117,27 @@ class _Job:
         """Read and build everything, and decide once, so that whatever cannot work fails before work starts."""
         device = settle(recipe.machine)
         data = read_data(recipe.data, recipe.machine, model=recipe.model.spec)
+        if data.size("validation") == 0:
+            raise DataError(
+                f"the validation split of {data.name} is empty (--validation-share {recipe.data.validation_share:g}), "
+                "but the job looks at it between its steps, so that the test split decides nothing; give a larger "
+                "--validation-share, or data with a validation split"
+            )
         subject = build_subject(recipe.model, data=data, device=device, seed=recipe.seed)
         graph = subject.trace()
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MinimumWarning)  # said again when the cut is decided for good
             # Sizes alone tell whether the budget can be met, so untrained weights do for this.
-            decide(graph, subject.model, recipe.budget, recipe.method)
+            plan = decide(graph, subject.model, recipe.budget, recipe.method)
         task = SupervisedTask(data, settings=recipe.train, seed=recipe.seed, device=str(device), progress=progress)
         with torch.no_grad():
             # One batch tells whether the outputs fit the labels.
-            task.loss(subject.model, next(iter(task.batches(1))))
+            batch = next(iter(task.batches(1)))
+            check_outputs(subject.model(batch[0]), len(batch[1]), data)
+            task.loss(subject.model, batch)
+        if plan.is_empty:
+            raise BudgetError(f"the model already holds {recipe.budget.describe()}: there is nothing to cut")
+        proved_cut(subject.model, plan, subject.example_inputs)
         return cls(recipe, place, progress, subject, data, graph, task, RunLog(place.path("log")))
 
     def run(self, command: tuple[str, ...]) -> RunRecord:
@@ -119,11 +145,13 @@ class _Job:
         store = Store(self.place.checkpoint)
         phases: tuple[TrainResult, ...] = ()
         if self.recipe.train_epochs:
-            self.tell(f"training the dense model: {self.recipe.train_epochs} epoch(s)")
+            begun = store.phase("dense").load()
+            if begun is None or not begun.state.done:
+                self.tell(f"training the dense model: {self.recipe.train_epochs} epoch(s)")
             phases = (store.train("dense", self.task, self.subject.model, epochs=self.recipe.train_epochs),)
-        if self.data.size("validation"):
-            dense = self.task.evaluate(self.subject.model)
-            self.tell(f"dense model: top-1 {dense.top1:.2%}, loss {dense.loss:.4f} on the validation split")
+            self.write_dense()
+        dense = self.task.evaluate(self.subject.model)
+        self.tell(f"dense model: top-1 {dense.top1:.2%}, loss {dense.loss:.4f} on the validation split")
         compressed = self.compress(store)
         self.write(compressed)
         measured = measure_all(
@@ -132,6 +160,8 @@ class _Job:
                 data=self.data,
                 graph=self.graph,
                 plan=compressed.plan,
+                steps=self.recipe.method.steps,
+                after_cut=compressed.record.after_cut,
                 task=self.task,
                 model_file=self.place.path("model"),
                 onnx_file=self.place.path("onnx"),
@@ -161,6 +191,20 @@ class _Job:
             self.subject.model, task, self.recipe.budget, store=store, progress=self.tell
         )
 
+    def write_dense(self) -> None:
+        """Write the dense model that the job trained itself, for other cuts of it."""
+        save(
+            self.subject.model,
+            self.place.path("dense"),
+            preprocessing=self.subject.preprocessing,
+            builder=self.subject.builder,
+            provenance={
+                "data": _without_folder(self.data.name),
+                "train_epochs": self.recipe.train_epochs,
+                "seed": self.recipe.seed,
+            },
+        )
+
     def write(self, compressed: Compressed) -> None:
         """Write the plan and the model file, whose bytes depend on the recipe alone."""
         write_text(self.place.path("plan"), json.dumps(compressed.plan.to_json(), indent=1) + "\n")
@@ -185,7 +229,8 @@ class _Job:
     ) -> RunRecord:
         """Return the record of the whole run."""
         proof = compressed.record.proof
-        files = ("recipe", "log", "plan", "model", "report")
+        dense = ("dense",) if self.recipe.train_epochs else ()
+        files = ("recipe", "log", "plan", *dense, "model", "report")
         return RunRecord(
             run_id=f"{derive_seed(json.dumps(self.recipe.to_json(), sort_keys=True)):016x}",
             command=command,

@@ -9,6 +9,7 @@ import yaml
 
 from secateur.errors import ArtifactError, UsageError
 from secateur.files import write_text
+from secateur.recipe.lock import LOCK
 from secateur.recipe.settings import PruneRecipe, first_difference
 from secateur.record import RunRecord, read_record
 
@@ -19,6 +20,7 @@ FILES = {
     "record": "record.json",
     "log": "log.jsonl",
     "plan": "plan.json",
+    "dense": "dense.safetensors",
     "model": "model.safetensors",
     "onnx": "model.onnx",
     "report": "report.md",
@@ -27,6 +29,13 @@ FILES = {
 """What a run writes beside ``checkpoint/``, by what it is."""
 
 CHECKPOINT = "checkpoint"
+
+CHANGED = {
+    "model.weights_fingerprint": "the weight file",
+    "model.code_fingerprint": "the code of the model",
+    "data.fingerprint": "the data",
+}
+"""Fingerprints in the settings, by what they are of."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +68,11 @@ class RunDirectory:
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is a file; give --out a folder")
+        refuse_file_above(self.folder)
         try:
             found = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
-            found = [name for name in found if not (name.startswith(".") and name.endswith(".part"))]  # left by a kill
+            # What a kill leaves.
+            found = [name for name in found if name != LOCK and not (name.startswith(".") and name.endswith(".part"))]
         except OSError as error:
             raise UsageError(f"cannot read {self.folder}: {error.strerror or error}; choose another folder") from error
         if not found:
@@ -74,6 +85,11 @@ class RunDirectory:
         difference = first_difference(settings, recipe.to_json())
         if difference is not None:
             name, before, now = difference
+            if name in CHANGED:
+                raise UsageError(
+                    f"{CHANGED[name]} changed since the run in {self.folder} began (fingerprint {_shown(before)} then, "
+                    f"{_shown(now)} now); put it back, choose another --out, or start over in it with --force"
+                )
             raise UsageError(
                 f"{self.folder} holds a run with {name} = {_shown(before)}, but this one has {_shown(now)}; "
                 "choose another --out, or start over in it with --force"
@@ -136,6 +152,19 @@ class RunDirectory:
             if all((self.folder / name).exists() for name in record.files.values()):
                 return record
         return None
+
+
+def refuse_file_above(path: Path) -> None:
+    """Refuse to write below something that is a file.
+
+    Raises:
+        UsageError: it is one.
+    """
+    for parent in path.parents:
+        if parent.exists():
+            if not parent.is_dir():
+                raise UsageError(f"cannot write {path}, because {parent} is a file; give --out another place")
+            return
 
 
 def _shown(value: object) -> str:

@@ -1,19 +1,24 @@
 """What can be done with a saved file: evaluate it, export it, look into it."""
 
+import contextlib
 import dataclasses
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from secateur.errors import UsageError
+from secateur.data import DataSource, normalization_named
+from secateur.errors import SecateurError, UsageError
 from secateur.export import ArtifactInfo, OnnxModel, OnnxReport, Preprocessing, export_onnx, load_built
 from secateur.export import inspect as inspect_file
+from secateur.export.container import shown
 from secateur.measure import evaluate_artifact
+from secateur.recipe.plans import is_model_file, read_plan
 from secateur.recipe.settings import DataChoice, Machine
 from secateur.recipe.subject import parse_shape, read_data, settle
-from secateur.record import Evaluation
+from secateur.record import Evaluation, read_record
 from secateur.training import Split
+from secateur.user_code import names_user_code
 
 
 def evaluate_file(
@@ -34,9 +39,9 @@ def evaluate_file(
     device = settle(machine)
     path = Path(path)
     preprocessing = _preprocessing(path)
-    if choice.normalize is None and preprocessing is not None:
-        choice = dataclasses.replace(choice, normalize=str(preprocessing.normalization))
-    data = read_data(choice, machine)
+    if path.suffix != ".onnx":
+        _require_code(path, inspect_file(path), code)
+    data = _data_for(path, choice, preprocessing, machine)
     return evaluate_artifact(path, data, split=split, batch_size=batch_size, device=device, code=code)
 
 
@@ -57,6 +62,7 @@ def export_file(
     """
     settle(machine)
     info = inspect_file(path)
+    _require_code(Path(path), info, code)
     if shape is not None:
         sizes = parse_shape(shape)
     elif info.preprocessing is not None:
@@ -72,7 +78,11 @@ def artifact_info(path: Path | str) -> ArtifactInfo:
 
     Raises:
         ArtifactError: it is no model file, or damaged.
+        UsageError: it is another file of Secateur, or an ONNX file.
     """
+    path = Path(path)
+    if path.is_file() and not is_model_file(path) and path.suffix != ".safetensors":
+        raise UsageError(f"{path} is no .safetensors file but {_kind(path)}")
     return inspect_file(path)
 
 
@@ -81,8 +91,9 @@ def artifact_json(path: Path | str) -> dict[str, Any]:
 
     Raises:
         ArtifactError: it is no model file, or damaged.
+        UsageError: it is another file of Secateur, or an ONNX file.
     """
-    info = inspect_file(path)
+    info = artifact_info(path)
     return {
         "size_bytes": info.size_bytes,
         "params": info.params,
@@ -96,6 +107,59 @@ def artifact_json(path: Path | str) -> dict[str, Any]:
         "builder": None if info.builder is None else dataclasses.asdict(info.builder),
         "provenance": dict(info.provenance),
     }
+
+
+def _kind(path: Path) -> str:
+    """Say what kind of file it is that is no model file, and what reads it."""
+    with contextlib.suppress(SecateurError):
+        read_plan(path)
+        return "a plan; read it as text, or prove it with `secateur verify`"
+    with contextlib.suppress(SecateurError):
+        read_record(path)
+        return "the record of a run; read it as text, and give the model.safetensors beside it"
+    with contextlib.suppress(SecateurError):
+        OnnxModel(path)
+        return "an ONNX file; `secateur evaluate` measures it, and the model.safetensors beside it can be inspected"
+    return "of another kind; give a model file that `secateur prune` or `apply` wrote"
+
+
+def _require_code(path: Path, info: ArtifactInfo, code: str | None) -> None:
+    """Refuse a file whose model only the user's code builds, where the user did not name that code.
+
+    Raises:
+        UsageError: with the option that names it.
+    """
+    if code is not None:
+        return
+    if info.builder is None:
+        raise UsageError(
+            f"{path} does not say what builds its {shown(info.model_class)}; give the function that does with "
+            "--model file.py:function"
+        )
+    if info.builder.is_user_code:
+        name = shown(info.builder.name)
+        raise UsageError(
+            f"{path} was built by {name!r}, which is code and is not run by itself; if you trust it, name it with the "
+            f"path of its file: --model FOLDER/{name}"
+        )
+
+
+def _data_for(path: Path, choice: DataChoice, preprocessing: Preprocessing | None, machine: Machine) -> DataSource:
+    """Load the data, normalised as the file says; only a file that does not say leaves it to ``choice``."""
+    if preprocessing is None:
+        return read_data(choice, machine)
+    wanted = preprocessing.normalization
+    if choice.normalize is not None:
+        asked = normalization_named(choice.normalize)
+        if len(asked.mean) in (1, len(wanted.mean)) and asked.for_channels(len(wanted.mean)) != wanted:
+            raise UsageError(
+                f"{path} says that its images are normalised with {wanted}, not {asked}; leave --normalize out"
+            )
+    if names_user_code(choice.spec):
+        data = read_data(dataclasses.replace(choice, normalize=None), machine)
+        if data.normalization.for_channels(data.sample_shape[0]) == wanted:
+            return data
+    return read_data(dataclasses.replace(choice, normalize=str(wanted)), machine)
 
 
 def _preprocessing(path: Path) -> Preprocessing | None:

@@ -29,6 +29,7 @@ class ModelChoice:
     spec: str  # as in secateur.models.build_model
     weights: str | None = None  # path of a weight file
     weights_fingerprint: str | None = None  # of that file's bytes, so that another file is not mistaken for it
+    code_fingerprint: str | None = None  # of the user's file that builds it, where ``spec`` is file.py:function
     num_classes: int | None = None  # None: as many as the data has
 
 
@@ -42,6 +43,7 @@ class DataChoice:
     root: str = "data"
     normalize: str | None = None  # None: what suits the data, or else the model
     validation_share: float = 0.1
+    fingerprint: str | None = None  # of the parquet files, or of the user's file that makes the data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +80,11 @@ class PruneRecipe:
             raise UsageError(
                 "the model has no weights: give the file of a trained model with --weights, or train it first with "
                 "--train-epochs"
+            )
+        if self.model.weights is not None and self.train_epochs > 0:
+            raise UsageError(
+                f"there are weights ({self.model.weights}) and train_epochs is {self.train_epochs}, which would train "
+                "them anew; leave out --weights or --train-epochs"
             )
 
     @property

@@ -1,5 +1,8 @@
 """What a command works on: a dense model with its weights, inputs that it takes, and data where it was given."""
 
+import contextlib
+import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,16 +10,21 @@ import torch
 from torch import Tensor, nn
 
 from secateur.data import DATA_SETS, DataSource, load_data
-from secateur.errors import DataError, ModelError, TraceError, UsageError
-from secateur.export import Builder, Preprocessing, file_fingerprint, preprocessing_of
+from secateur.errors import ArtifactError, DataError, TraceError, UsageError
+from secateur.export import Builder, Preprocessing, preprocessing_of
+from secateur.export import inspect as inspect_file
 from secateur.graph import ChannelGraph, trace
 from secateur.models import NETWORKS, build_model, default_normalization, input_shape, load_weights
 from secateur.randomness import derive_seed, generator_for
+from secateur.recipe.fingerprints import with_fingerprint
 from secateur.recipe.settings import DataChoice, Machine, ModelChoice
 from secateur.training import Split, choose_device, set_threads
 from secateur.user_code import names_user_code
 
 Shape = tuple[int, int, int]
+
+SAMPLES = 2  # in example inputs, because batch norm on 1 × 1 maps needs them in training mode
+INPUT_LIMIT_BYTES = 2 * 10**9  # of random example inputs
 
 
 @dataclass(frozen=True)
@@ -100,25 +108,6 @@ def read_data(choice: DataChoice, machine: Machine, *, model: str | None = None)
     return data
 
 
-def with_fingerprint(choice: ModelChoice) -> ModelChoice:
-    """Return ``choice`` with the fingerprint of its weight file.
-
-    Raises:
-        ModelError: the file is missing.
-    """
-    if choice.weights is None:
-        return choice
-    path = Path(choice.weights)
-    if not path.is_file():
-        raise ModelError(f"there is no weight file {path}; give the path of a .safetensors or .pt file")
-    return ModelChoice(
-        spec=choice.spec,
-        weights=choice.weights,
-        weights_fingerprint=file_fingerprint(path),
-        num_classes=choice.num_classes,
-    )
-
-
 def build_subject(
     choice: ModelChoice,
     *,
@@ -180,15 +169,52 @@ def parse_shape(text: str) -> Shape:
     return channels, height, width
 
 
+def check_outputs(outputs: object, samples: int, data: DataSource) -> None:
+    """Refuse what a model returned for a batch if it is not one row of logits per sample.
+
+    Raises:
+        DataError: with what it returned instead.
+    """
+    if not isinstance(outputs, Tensor):
+        article = "an" if type(outputs).__name__[0] in "aeiouAEIOU" else "a"
+        raise DataError(
+            f"the model must return logits of shape (N, {data.num_classes}) in eval mode, but returned {article} "
+            f"{type(outputs).__name__}; wrap it in a file.py:function that returns the logits alone"
+        )
+    if outputs.ndim != 2 or len(outputs) != samples:
+        raise DataError(
+            f"the model must return logits of shape (N, {data.num_classes}), but for N = {samples} returned "
+            f"{tuple(outputs.shape)}; give a classifier"
+        )
+
+
+def shape_in_files(paths: Iterable[Path]) -> Shape | None:
+    """Return the input shape that the first of ``paths`` says, of those that are model files and say one.
+
+    A plan that lies in a run directory is asked by its neighbour, the model file of that run.
+    """
+    for path in paths:
+        for candidate in (path, path.with_name("model.safetensors")):
+            with contextlib.suppress(ArtifactError):
+                preprocessing = inspect_file(candidate).preprocessing
+                if preprocessing is not None:
+                    return preprocessing.input_shape
+    return None
+
+
 def _inputs(spec: str, data: DataSource | None, shape: Shape | None, seed: int) -> Tensor:
     if data is not None:
-        # Two samples, because batch norm on 1 × 1 maps needs them in training mode.
-        split: Split = "validation" if data.size("validation") >= 2 else "train"
-        return next(iter(data.batches(split, batch_size=2, limit=1)))[0]
+        split: Split = "validation" if data.size("validation") >= SAMPLES else "train"
+        return next(iter(data.batches(split, batch_size=SAMPLES, limit=1)))[0]
     found = shape or input_shape(spec)
     if found is None:
         raise UsageError(f"nobody says which inputs {spec} takes; give --input such as 3x224x224, or --data")
-    return torch.randn(2, *found, generator=generator_for(seed, "example inputs"))
+    if math.prod(found) * SAMPLES * 4 > INPUT_LIMIT_BYTES:
+        raise UsageError(
+            f"two inputs of {_times(found)} take {math.prod(found) * SAMPLES * 4 / 1e9:,.1f} GB, and the limit is "
+            f"{INPUT_LIMIT_BYTES / 1e9:g} GB; give a smaller --input"
+        )
+    return torch.randn(SAMPLES, *found, generator=generator_for(seed, "example inputs"))
 
 
 def _times(shape: Shape) -> str:

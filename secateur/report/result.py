@@ -67,7 +67,7 @@ def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[t
     return tuple(facts)
 
 
-_FILE_TITLES = {"model": "model file", "onnx": "ONNX file"}
+_FILE_TITLES = {"dense": "dense model", "model": "model file", "onnx": "ONNX file"}
 
 
 def proof_text(proof: Proof | None) -> str:

@@ -94,8 +94,14 @@ def artifact_facts(info: ArtifactInfo) -> tuple[tuple[str, str], ...]:
         facts.append(("mean", ", ".join(f"{value:g}" for value in info.preprocessing.mean)))
         facts.append(("std", ", ".join(f"{value:g}" for value in info.preprocessing.std)))
         facts.append(("classes", str(len(info.preprocessing.labels))))
-    facts += [(name, str(value)) for name, value in info.provenance.items()]
+    facts += [(name.replace("_", " "), _noted(value)) for name, value in info.provenance.items() if value is not None]
     return tuple(facts)
+
+
+def _noted(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_noted(inner)}" for name, inner in value.items() if inner is not None)
+    return ", ".join(map(_noted, value)) if isinstance(value, list) else str(value)
 
 
 def _state(group: Group) -> str:

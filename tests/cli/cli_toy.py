@@ -21,6 +21,53 @@ def network(num_classes: int = 3) -> nn.Module:
     )
 
 
+def fixed_network() -> nn.Module:
+    return network()
+
+
+class Returning(nn.Module):
+    """Returns its logits in something else."""
+
+    def __init__(self, kind: type[object]) -> None:
+        super().__init__()
+        self.inner, self.kind = network(), kind
+
+    def forward(self, x: Tensor) -> object:
+        logits = self.inner(x)
+        return {"logits": logits} if self.kind is dict else (logits, logits)
+
+
+def dict_network() -> nn.Module:
+    return Returning(dict)
+
+
+def tuple_network() -> nn.Module:
+    return Returning(tuple)
+
+
+def map_network() -> nn.Module:
+    return nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 3, 4))
+
+
+class FixedView(nn.Module):
+    """A shape is written in its code, where no tracing sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        wide = x.mean((2, 3))
+        if wide.shape[1] != 8:
+            raise ValueError("eight channels, please")
+        logits: Tensor = self.fc(wide)
+        return logits
+
+
+def fixed_view() -> nn.Module:
+    return nn.Sequential(nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3)), FixedView())
+
+
 def data() -> dict[str, object]:
     return {"train": _samples(160, 1), "test": _samples(60, 2), "class_names": ["left", "middle", "right"]}
 

@@ -56,6 +56,22 @@ def with_options(*options: str | Path) -> Ran:
         (("--threads", "0"), ("threads is 0", "at least 1")),
         (("--device", "gpu"), ("device 'gpu'", "cuda")),
         (("--num-classes", "2"), ("2 outputs", "3 classes")),
+        (("--model", f"{TOY}:fixed_network", "--num-classes", "3"), ("so no num_classes", "add num_classes")),
+        (("--model", f"{TOY}:dict_network"), ("returned a dict", "file.py:function")),
+        (("--model", f"{TOY}:tuple_network"), ("returned a tuple",)),
+        (("--model", f"{TOY}:map_network"), ("(N, 3)", "4, 4)")),
+        (
+            (
+                "--model",
+                f"{TOY}:fixed_view",
+            ),
+            ("does not run", "try --lock '0.2'"),
+        ),
+        (("--macs", "100%"), ("already holds", "nothing to cut")),
+        (("--validation-share", "0"), ("validation split", "--validation-share 0", "larger")),
+        (("--weights", f"{TOY}"), ("leave out --weights or --train-epochs",)),
+        (("--model", "torchvison:resnet18"), ("did you mean 'torchvision:resnet18'?",)),
+        (("--model", "resnet21"), ("did you mean 'resnet20'?",)),
         (("--data", f"{TOY}:colour"), ("3×9×9", "(2, 3, 9, 9)")),
         (("--data", f"{TOY}:many_classes"), ("3 outputs", "10 classes")),
         (("--model", "digits-resnet", "--out", "/proc/run"), ("cannot write /proc/run",)),
@@ -74,6 +90,8 @@ def test_missing_words() -> None:
     refused(run("prnue"), "Did you mean 'prune'?")
     refused(run("groups", "--model", NETWORK, "--input", "3x32"), "3x32", "such as 3x32x32")
     refused(run("groups", "--model", "resnet20", "--input", "3x0x32"), "3x0x32")
+    refused(run("groups", "--model", "resnet20", "--input", "3x99999x99999"), "240.0 GB", "smaller --input")
+    refused(run("profile", "--model", NETWORK, "--input", "1x9x9", "--data", DATA), "asked for twice", "1x9x9")
     refused(run("groups", "--model", "torchvision:resnet18", "--input", "1x32x32"), "3 channels, not 1")
 
 
@@ -110,7 +128,9 @@ def test_weight_files(weights: Path, tmp_path: Path) -> None:
         "nan.safetensors": ("8.bias", "NaN"),
     }
     for name, parts in expected.items():
-        refused(with_options("--weights", tmp_path / name, "--out", tmp_path / "run"), name, *parts)
+        refused(
+            with_options("--weights", tmp_path / name, "--train-epochs", "0", "--out", tmp_path / "run"), name, *parts
+        )
     assert not (tmp_path / "executed").exists()
     assert not (tmp_path / "run").exists()
 
@@ -158,6 +178,7 @@ def test_the_real_process_ends_likewise(tmp_path: Path) -> None:
         spawn("prune", "--model", "resnet57", "--data", "digits", "--macs", "0.5", "--train-epochs", "1"), "resnet57"
     )
     ran = spawn("groups", "--model", "resnet57", "-v")
-    assert ran.code == 1
+    assert ran.code == 2
     assert "Traceback" in ran.err
     assert "UsageError" in ran.err
+    assert ran.err.splitlines()[-1].startswith("secateur: unknown model 'resnet57'; did you mean 'resnet56'?")

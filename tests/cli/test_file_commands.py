@@ -43,7 +43,48 @@ def test_inspect(finished: Finished) -> None:
     assert "1×9×9" in shown.out
     values = json.loads(run("inspect", finished.folder / "model.safetensors", "--json").out)
     assert values["plan"] == json.loads((finished.folder / "plan.json").read_text())
-    refused(run("inspect", finished.folder / "record.json"), "record.json")
+    assert "versions" in shown.out
+    assert "{" not in shown.out
+    assert "None" not in shown.out
+    assert run("inspect", finished.folder / "model.safetensors", "--seed", "1", "--threads", "1").code == 0
+    refused(run("inspect", finished.folder / "record.json"), "record.json", "the record of a run")
+    refused(run("inspect", finished.folder / "plan.json"), "plan.json", "a plan")
+    refused(run("inspect", finished.folder / "model.onnx"), "model.onnx", "an ONNX file")
+
+
+def test_a_file_says_which_inputs_it_takes_and_how_they_are_normalised(
+    finished: Finished, weights: Path, tmp_path: Path
+) -> None:
+    network = ("--model", NETWORK, "--weights", weights)
+    for file in ("model.safetensors", "plan.json"):
+        ran = run("verify", finished.folder / file, *network)
+        assert ran.code == 0, ran.err
+    ran = run("apply", finished.folder / "plan.json", *network, "--out", tmp_path / "small.safetensors")
+    assert ran.code == 0, ran.err
+    words = ("evaluate", finished.folder / "model.safetensors", "--model", NETWORK, "--data", DATA, "--normalize")
+    assert run(*words, "none").code == 0
+    refused(run(*words, "digits"), "mean=0.0;std=1.0", "0.3049", "leave --normalize out")
+
+
+def test_a_file_built_by_code_names_the_option(finished: Finished) -> None:
+    file = finished.folder / "model.safetensors"
+    for ran in (run("export", file, "--out", file.with_name("other.onnx")), run("evaluate", file, "--data", DATA)):
+        refused(ran, "cli_toy.py:network", "not run", "--model")
+
+
+def test_plan_writes_over_nothing_and_tells_all_in_json(weights: Path, tmp_path: Path) -> None:
+    words = ("plan", "--model", NETWORK, "--input", "1x9x9", "--macs", "0.5")
+    target = tmp_path / "plan.json"
+    values = json.loads(run(*words, "--out", target, "--json").out)
+    assert values["costs"]["macs"]["after"] <= 0.5 * values["costs"]["macs"]["before"]
+    assert values["random_weights"]
+    assert "random weights" in values["notes"][-1]
+    assert json.loads(target.read_text())["kept"] == values["kept"]
+    assert not json.loads(run(*words, "--weights", weights, "--json").out)["random_weights"]
+    refused(run(*words, "--out", target), "is there already", "--force")
+    assert run(*words, "--out", target, "--force").code == 0
+    refused(run(*words, "--out", tmp_path), "is a folder")
+    refused(run(*words, "--out", target / "x.json"), "plan.json is a file")
 
 
 def test_export_writes_what_prune_wrote(finished: Finished, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_command import run, spawn, start
+from cli_command import refused, run, spawn, start
 
 from secateur.record import read_record
 
@@ -59,7 +59,7 @@ def test_ctrl_c_prints_the_command_that_continues_to_the_same_bytes(unbroken: Pa
     ]
 
 
-def test_ctrl_c_outside_training_says_the_same(tmp_path: Path) -> None:
+def test_ctrl_c_in_a_command_that_does_not_continue_just_says_so(tmp_path: Path) -> None:
     process = start("groups", "--model", f"{TOY}:sleeping_network", "--input", "1x9x9", cwd=tmp_path)
     limit = time.monotonic() + 60
     while not (tmp_path / "asleep").exists() and time.monotonic() < limit:
@@ -67,4 +67,19 @@ def test_ctrl_c_outside_training_says_the_same(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert err.splitlines()[-1].startswith("stopped; continue with: python -m secateur groups --model ")
+    assert err.splitlines() == ["stopped"]
+
+
+def test_two_runs_in_one_folder_are_refused_until_the_first_is_killed(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = (*JOB, *QUICK, "--out", folder)
+    first = start(*words)
+    limit = time.monotonic() + 60
+    while not (folder / "log.jsonl").exists() and first.poll() is None and time.monotonic() < limit:
+        time.sleep(0.02)
+    refused(run(*words), "another process is running in", str(folder))
+    refused(run(*words, "--force", "--seed", "3"), "another process is running in")
+    first.kill()
+    first.communicate(timeout=60)
+    ran = run(*words)
+    assert ran.code == 0, ran.err

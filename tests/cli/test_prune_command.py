@@ -121,3 +121,27 @@ def test_a_model_can_be_trained_first_and_cut_in_steps(tmp_path: Path) -> None:
     assert tuned.params
     assert tuned.params <= 0.6 * dense.params
     assert "epoch 1/1" in ran.err  # progress goes to standard error
+    # What the method saw after the last cut, and not the dense weights cut, which nobody would use.
+    cut = record.measurements["cut"]
+    assert cut.test is None
+    assert cut.validation is not None
+    assert any("cut in 2 steps" in note for note in record.notes)
+    assert record.files["dense"] == "dense.safetensors"
+    network = ("--model", f"{TOY}:network", "--weights", tmp_path / "run" / "dense.safetensors")
+    checked = run("verify", tmp_path / "run" / "model.safetensors", *network)
+    assert checked.code == 0, checked.err
+    (tmp_path / "run" / "record.json").unlink()
+    again = run(*words, "--steps", "2", "--epochs", "1", "--distill", "--seed", "3", "--out", tmp_path / "run")
+    assert again.code == 0, again.err
+    assert "training the dense model" not in again.err
+    assert "training the dense model" in ran.err
+
+
+def test_changed_code_is_another_run(tmp_path: Path) -> None:
+    code = tmp_path / "mine.py"
+    code.write_text(TOY.read_text())
+    words = ("prune", "--model", f"{code}:network", "--data", f"{TOY}:data", "--macs", "0.5", "--train-epochs", "1")
+    quick = ("--epochs", "0", "-q", "--out", tmp_path / "run")
+    assert run(*words, *quick).code == 0
+    code.write_text(TOY.read_text() + "# changed\n")
+    refused(run(*words, *quick), "the code of the model changed", "then", "now", "--force")

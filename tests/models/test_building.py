@@ -114,7 +114,7 @@ def test_a_users_function(file: str) -> None:
 @pytest.mark.parametrize(
     ("function", "error", "message"),
     [
-        ("fixed", ModelError, r"has the signature \(\) but is called with num_classes"),
+        ("fixed", ModelError, r"fixed takes \(\), so no num_classes; add num_classes"),
         ("ne", UsageError, "did you mean 'net'"),
     ],
 )

@@ -20,8 +20,8 @@ from secateur.recipe import (
     parse_shape,
     read_data,
 )
+from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
 from secateur.recipe.settings import first_difference
-from secateur.recipe.subject import with_fingerprint
 
 
 def recipe() -> PruneRecipe:
@@ -56,6 +56,22 @@ def test_where_it_runs_and_the_name_of_the_weight_file_make_no_other_run() -> No
     assert first_difference(values, moved.to_json()) is None
     retrained = replace(recipe(), model=replace(recipe().model, weights="b.safetensors", weights_fingerprint="xyz"))
     assert first_difference(values, retrained.to_json()) == ("model.weights", "a.safetensors", "b.safetensors")
+
+
+def test_changed_data_has_another_fingerprint(tmp_path: Path) -> None:
+    choice = DataChoice(spec=f"parquet:{tmp_path}")
+    assert with_data_fingerprint(choice).fingerprint is None
+    (tmp_path / "train.parquet").write_bytes(b"one")
+    (tmp_path / "test.parquet").write_bytes(b"two")
+    first = with_data_fingerprint(choice).fingerprint
+    assert first == with_data_fingerprint(choice).fingerprint
+    (tmp_path / "test.parquet").write_bytes(b"six")
+    assert first is not None
+    assert first != with_data_fingerprint(choice).fingerprint
+    place = RunDirectory(tmp_path / "run")
+    place.begin(replace(recipe(), data=replace(choice, fingerprint=first)))
+    with pytest.raises(UsageError, match=rf"the data changed .*{first} then, x now"):
+        place.enter(replace(recipe(), data=replace(choice, fingerprint="x")))
 
 
 def test_a_model_needs_weights_or_training() -> None:
