@@ -26,9 +26,7 @@ class RunRecord:
     settings: dict[str, JsonValue] = field(default_factory=dict)
     seeds: dict[str, int] = field(default_factory=dict)
     phases: tuple[TrainResult, ...] = ()
-    measurements: dict[str, Measurement] = field(
-        default_factory=dict
-    )  # such as "dense", "cut", "tuned", "onnx"
+    measurements: dict[str, Measurement] = field(default_factory=dict)  # such as "dense", "cut", "tuned", "onnx"
     proof: Proof | None = None
     agreement: Agreement | None = None  # of the ONNX file with torch, on the test split
     prunable_share_of_macs: float | None = None  # the most that could be cut, with one unit left in every group
@@ -75,7 +73,5 @@ def read_record(path: Path | str) -> RunRecord:
         where = ".".join(str(part) for part in first["loc"]) or "the file"
         raise ArtifactError(f"{path} is not a run record: {where}: {first['msg']}") from error
     if record.format != FORMAT:
-        raise ArtifactError(
-            f"{path} has record format {record.format}, but this version reads format {FORMAT}"
-        )
+        raise ArtifactError(f"{path} has record format {record.format}, but this version reads format {FORMAT}")
     return record
