@@ -9,6 +9,7 @@ record goes to `benchmarks/records/surgery.json`; `benchmarks/tables.py` makes t
 import argparse
 import copy
 import gc
+import importlib.metadata
 import json
 import multiprocessing
 import platform
@@ -152,12 +153,10 @@ def main() -> None:
         )
     mean = statistics.geometric_mean(row["ratio"] for row in rows)
     print(f"geometric mean of ratios {mean:.2f}")
-    import torch_pruning
-
     record = {
         "benchmark": "surgery",
         "threads": 1,
-        "peer": f"torch-pruning {torch_pruning.__version__}",
+        "peer": f"torch-pruning {importlib.metadata.version('torch-pruning')}",
         "peer_ratio": PEER_RATIO,
         "repeats": options.repeats,
         "environment": asdict(environment(torch.device("cpu"))),
