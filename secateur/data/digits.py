@@ -3,9 +3,11 @@
 import torch
 
 from secateur.data.augment import Augmentation
-from secateur.data.memory import LabelledImages, MemorySource
+from secateur.data.augmentation_sets import tensor_source
+from secateur.data.memory import LabelledImages
 from secateur.data.normalization import NORMALIZATIONS
 from secateur.data.options import LoadOptions
+from secateur.data.source import DataSource
 from secateur.data.splits import stratified_split
 from secateur.errors import UsageError
 
@@ -14,7 +16,7 @@ TEST_SHARE = 0.2  # the data set has no test part of its own
 TEST_SEED = 0  # fixed: the test split is the same for everybody, whatever seed a run has
 
 
-def digits_source(options: LoadOptions) -> MemorySource:
+def digits_source(options: LoadOptions) -> DataSource:
     """Return the digits as 1×8×8 images with levels 0 … 16; a fifth of them is a fixed test split.
 
     Source: Alpaydin and Kaynak, "Optical Recognition of Handwritten Digits", UCI 1998 (its test part).
@@ -32,14 +34,15 @@ def digits_source(options: LoadOptions) -> MemorySource:
     pixels = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)  # (N, 1, 8, 8)
     labels = torch.from_numpy(bunch.target).to(torch.int64)
     train, test = stratified_split(labels, TEST_SHARE, TEST_SEED, "digits test")
-    return MemorySource(
+    return tensor_source(
+        {
+            "train": LabelledImages(pixels[train], labels[train]),
+            "test": LabelledImages(pixels[test], labels[test]),
+        },
         name="digits",
-        train=LabelledImages(pixels[train], labels[train]),
-        test=LabelledImages(pixels[test], labels[test]),
         class_names=[str(digit) for digit in range(10)],
         normalization=options.normalization or NORMALIZATIONS["digits"],
         peak=PEAK,
         augmentation=Augmentation(padding=1),
-        validation_share=options.validation_share,
-        split_seed=options.split_seed,
+        options=options,
     )

@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from secateur.data.augment import Augmentation
 from secateur.data.normalization import Normalization
+from secateur.data.resizing import Resizing
 
 GIBIBYTE = 2**30
 
@@ -12,11 +14,12 @@ GIBIBYTE = 2**30
 class LoadOptions:
     """Settings shared by all readers; a reader uses those that concern it."""
 
-    root: Path = Path("data")  # folder under which mnist and cifar10 lie
+    root: Path = Path("data")  # folder under which the data sets that have a name of their own lie
     validation_share: float = 0.1  # of train, in [0, 1)
     split_seed: int = 0
     normalization: Normalization | None = None  # None: what suits the data set
+    augmentation: Augmentation | Resizing | None = None  # None: what suits the data set
     download: bool = False
     allow_code: bool = True
     workers: int = 2  # reading processes of data that streams
-    memory_limit_bytes: int = 2 * GIBIBYTE  # of decoded pixels; larger data streams
+    memory_limit_bytes: int = 2 * GIBIBYTE  # of decoded pixels, and of encoded images; larger data streams

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from secateur.data.resizing import View
 from secateur.errors import SecateurError
 from secateur.randomness import derive_seed
 from secateur.user_code import describe_failure
@@ -43,13 +44,18 @@ class SampleReader(Dataset[Sample | UnreadableSample]):
         seed: int | None,
         shape: tuple[int, ...] | None = None,
         kind: torch.dtype | None = None,
+        view: View | None = None,
     ) -> None:
-        """Remember what a sample must be; ``shape`` (C, H, W) and ``kind`` are unchecked where None."""
+        """Remember what a sample must be; ``shape`` (C, H, W) and ``kind`` are unchecked where None.
+
+        ``view``, where there is one, is applied to each image before its shape is looked at.
+        """
         self._dataset = dataset
         self._name = name
         self._seed = seed
         self._shape = shape
         self._kind = kind
+        self._view = view
 
     def __len__(self) -> int:
         return len(self._dataset)  # type: ignore[arg-type]
@@ -58,16 +64,19 @@ class SampleReader(Dataset[Sample | UnreadableSample]):
         try:
             with _seeded(derive_seed("stored" if self._seed is None else self._seed, "sample", row)):
                 image, label = self._dataset[row]
-            sample = Sample(_as_pixels(image), operator.index(label))
+            pixels = _as_pixels(image)
+            if self._view is not None:
+                pixels = self._view(pixels, row)
+            sample = Sample(pixels, operator.index(label))
         except SecateurError as error:
             return UnreadableSample(str(error))
         except Exception as error:
             return UnreadableSample(f"sample {row} of {self._name} cannot be read: {describe_failure(error)}")
-        pixels = sample.pixels
         if self._shape is not None and (tuple(pixels.shape) != self._shape or pixels.dtype != self._kind):
+            fix = "resize them, or choose an augmentation that resizes, such as imagenet"
             return UnreadableSample(
                 f"sample {row} of {self._name} is {pixels.dtype} {tuple(pixels.shape)} but the first one is "
-                f"{self._kind} {self._shape}; all images must agree, so resize them"
+                f"{self._kind} {self._shape}; all images must agree, so {fix if self._view is None else 'convert them'}"
             )
         if pixels.is_floating_point() and not bool(torch.isfinite(pixels).all()):
             return UnreadableSample(f"sample {row} of {self._name} holds NaN or infinity; remove or repair it")

@@ -1,7 +1,8 @@
-"""Data sets larger than memory: samples are read one by one in worker processes, and augmented in batches.
+"""Data sets larger than memory: samples are read one by one in worker processes.
 
-Workers only read. Crops and flips are drawn for the whole pass in the main process, and whatever a user's data set
-draws by itself is seeded by the sample, so the number of workers changes the speed and nothing else.
+Where images keep their size, workers only read: crops and flips are drawn for the whole pass in the main process and
+made in batches. A set that resizes is applied by the workers, image by image. Its draws, and whatever a user's data
+set draws by itself, are seeded by the sample, so the number of workers changes the speed and nothing else.
 """
 
 import os
@@ -16,8 +17,10 @@ from secateur.data.augment import Augmentation, Draws, Normalizer, PixelStore, d
 from secateur.data.labels import checked_labels, class_names_for, partition
 from secateur.data.normalization import NORMALIZATIONS, Normalization
 from secateur.data.order import plan_batches
+from secateur.data.resizing import Resizing, View
 from secateur.data.samples import Sample, SampleReader, UnreadableSample
 from secateur.data.source import Split, require_samples, require_split
+from secateur.data.workers import read_batches, stacked
 from secateur.errors import DataError, UsageError
 
 
@@ -25,8 +28,8 @@ class StreamingSource:
     """A :class:`DataSource` over map-style torch data sets of (image, label).
 
     An image is a uint8 or float tensor (C, H, W) or (H, W), a numpy array (H, W, C) or (H, W), or a PIL
-    image. All have one shape. A data set's ``targets`` or ``labels`` are used where it has them; otherwise
-    every sample is read once to learn its class.
+    image. All have one shape, unless the augmentation resizes them. A data set's ``targets`` or ``labels`` are
+    used where it has them; otherwise every sample is read once to learn its class.
     """
 
     def __init__(
@@ -39,7 +42,7 @@ class StreamingSource:
         class_names: Sequence[str] | None = None,
         normalization: Normalization = NORMALIZATIONS["none"],
         peak: float | None = None,
-        augmentation: Augmentation = Augmentation(),  # noqa: B008 - frozen
+        augmentation: Augmentation | Resizing = Augmentation(),  # noqa: B008 - frozen
         validation_share: float = 0.1,
         split_seed: int = 0,
         workers: int = 2,
@@ -54,7 +57,8 @@ class StreamingSource:
             class_names: one per class; without them the classes are the numbers found in the training labels.
             normalization: applied to pixels divided by ``peak``.
             peak: the pixel value that counts as 1; None means 255 for uint8 images and 1 for float images.
-            augmentation: what ``augment=True`` does to images.
+            augmentation: what ``augment=True`` does to images. A :class:`Resizing` gives all images its size,
+                those that are not augmented as well.
             validation_share: part of train to set aside, each class in proportion.
             split_seed: which samples are set aside.
             workers: processes that read samples; 0 reads in the main one. At most one per CPU is started.
@@ -70,7 +74,8 @@ class StreamingSource:
             self._stored["validation"] = validation
         for split, dataset in self._stored.items():
             _require_map_style(dataset, split, name)
-        first = SampleReader(train, f"{name} (train)", seed=None)[0]
+        view = View(augmentation, seed=None) if isinstance(augmentation, Resizing) else None
+        first = SampleReader(train, f"{name} (train)", seed=None, view=view)[0]
         if isinstance(first, UnreadableSample):
             raise DataError(first.reason)
         channels, height, width = first.pixels.shape
@@ -126,21 +131,25 @@ class StreamingSource:
             world_size=world_size,
         )
         device = torch.device(device)
-        loader = self._loader(part.stored, plan, seed, device)
+        loader = self._loader(part.stored, plan, seed, device, augment=augment)
         draws = None
-        if augment and seed is not None:
+        if augment and seed is not None and isinstance(self.augmentation, Augmentation):
             draws = draw(self.augmentation, len(part.rows if indices is None else indices), seed, "augment")
         return self._finish(plan, loader, self._labels[part.stored], device, draws)
 
     def _loader(
-        self, stored: Split, plan: list[tuple[int, Tensor]], seed: int | None, device: torch.device
+        self, stored: Split, plan: list[tuple[int, Tensor]], seed: int | None, device: torch.device, *, augment: bool
     ) -> "DataLoader[Sample | UnreadableSample]":
+        view = None
+        if isinstance(self.augmentation, Resizing):
+            view = View(self.augmentation, seed if augment else None)
         reader = SampleReader(
             self._stored[stored],
             f"{self.name} ({stored})",
             seed=seed,
             shape=self.sample_shape,
             kind=self._kind,
+            view=view,
         )
         return DataLoader(
             reader,
@@ -162,7 +171,8 @@ class StreamingSource:
         draws: Draws | None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         normalizer = Normalizer(self.normalization, self.peak, device)
-        for (first, rows), batch in zip(plan, loader, strict=True):
+        padding = self.augmentation.padding if isinstance(self.augmentation, Augmentation) else 0
+        for (first, rows), batch in zip(plan, read_batches(loader, self.name), strict=True):
             if isinstance(batch, UnreadableSample):
                 raise DataError(batch.reason)
             pixels = batch.to(device, non_blocking=True)
@@ -171,7 +181,7 @@ class StreamingSource:
                 yield normalizer(pixels), targets
                 continue
             chosen = draws.at(slice(first, first + len(rows)))
-            store = PixelStore(pixels, self.augmentation.padding, device)
+            store = PixelStore(pixels, padding, device)
             yield normalizer(store.read(torch.arange(len(rows), device=device), chosen), chosen.flips), targets
 
 
@@ -179,7 +189,7 @@ def _collate(samples: list[Sample | UnreadableSample]) -> Tensor | UnreadableSam
     for sample in samples:
         if isinstance(sample, UnreadableSample):
             return sample
-    return torch.stack([sample.pixels for sample in samples if isinstance(sample, Sample)])
+    return stacked([sample.pixels for sample in samples if isinstance(sample, Sample)])
 
 
 def _require_map_style(dataset: Dataset[Any], split: Split, name: str) -> None:

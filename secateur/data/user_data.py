@@ -8,10 +8,12 @@ from torch import Tensor
 from torch.utils.data import TensorDataset
 
 from secateur.data.augment import Augmentation
-from secateur.data.memory import LabelledImages, MemorySource
+from secateur.data.augmentation_sets import augmentation_named, tensor_source
+from secateur.data.memory import LabelledImages
 from secateur.data.normalization import Normalization, normalization_named
 from secateur.data.options import LoadOptions
-from secateur.data.source import SPLITS, DataSource
+from secateur.data.resizing import Resizing
+from secateur.data.source import SPLITS, DataSource, Split
 from secateur.data.streaming import StreamingSource
 from secateur.errors import DataError, UsageError
 from secateur.names import unknown_name
@@ -26,9 +28,9 @@ def user_source(spec: str, options: LoadOptions) -> DataSource:
     The mapping has ``train`` and ``test``, perhaps ``validation``, each a pair (images, labels) of tensors or
     arrays (uint8 0 … 255, or floats that count as already scaled; shape (N, C, H, W) or (N, H, W)) or a
     map-style torch data set. It may also have ``class_names``, ``normalization`` (a :class:`Normalization` or
-    its name) and ``augmentation`` (an :class:`Augmentation`); without them images are neither normalised nor
-    augmented. Pairs are held in memory; data sets stream through workers, so that their own random transforms
-    stay random.
+    its name) and ``augmentation`` (an :class:`Augmentation`, a :class:`Resizing` or a name such as ``"cifar"``);
+    without them images are neither normalised nor augmented. Pairs are held in memory; data sets stream through
+    workers, so that their own random transforms stay random. A :class:`Resizing` takes images of any size.
 
     Raises:
         DataError: the function failed (its file and line are named), or what it returned cannot be used.
@@ -38,6 +40,8 @@ def user_source(spec: str, options: LoadOptions) -> DataSource:
     if isinstance(made, DataSource):
         if options.normalization is not None:
             raise UsageError(f"{spec} returns a DataSource, which normalises by itself; leave the normalisation out")
+        if options.augmentation is not None:
+            raise UsageError(f"{spec} returns a DataSource, which augments by itself; leave the augmentation out")
         return made
     if not isinstance(made, Mapping):
         raise DataError(
@@ -57,22 +61,14 @@ def _from_mapping(spec: str, made: Mapping[str, Any], options: LoadOptions) -> D
         "name": spec,
         "class_names": made.get("class_names"),
         "normalization": options.normalization or _normalization(made.get("normalization", "none"), spec),
-        "augmentation": made.get("augmentation", Augmentation()),
-        "validation_share": options.validation_share,
-        "split_seed": options.split_seed,
     }
-    if not isinstance(shared["augmentation"], Augmentation):
-        raise DataError(
-            f"{spec} returned {shared['augmentation']!r} as augmentation; return Augmentation(padding=…, flip=…)"
-        )
-    splits: dict[str, Any] = {split: made[split] for split in SPLITS if made.get(split) is not None}
+    augmentation = _augmentation(made.get("augmentation", Augmentation()), spec)
+    splits: dict[Split, Any] = {split: made[split] for split in SPLITS if made.get(split) is not None}
     pairs = {split: _as_pair(value) for split, value in splits.items()}
     if all(pair is not None for pair in pairs.values()):
-        images: dict[str, Any] = {
-            split: _as_images(pair, split, spec) for split, pair in pairs.items() if pair is not None
-        }
+        images = {split: _as_images(pair, split, spec) for split, pair in pairs.items() if pair is not None}
         peak = 255.0 if images["train"].pixels.dtype == torch.uint8 else 1.0
-        return MemorySource(**images, **shared, peak=peak)
+        return tensor_source(images, augmentation=augmentation, options=options, peak=peak, **shared)
     for split, value in splits.items():
         if pairs[split] is not None or not (isinstance(value, Sized) and hasattr(value, "__getitem__")):
             raise DataError(
@@ -80,7 +76,15 @@ def _from_mapping(spec: str, made: Mapping[str, Any], options: LoadOptions) -> D
                 "return for every split a pair (images, labels), or for every split a map-style torch "
                 "Dataset"
             )
-    return StreamingSource(**splits, **shared, workers=options.workers)
+    datasets: dict[str, Any] = dict(splits.items())
+    return StreamingSource(
+        **datasets,
+        **shared,
+        augmentation=options.augmentation or augmentation,
+        validation_share=options.validation_share,
+        split_seed=options.split_seed,
+        workers=options.workers,
+    )
 
 
 def _as_pair(value: Any) -> tuple[Any, Any] | None:
@@ -109,3 +113,14 @@ def _normalization(value: object, spec: str) -> Normalization:
     if isinstance(value, str):
         return normalization_named(value)
     raise DataError(f"{spec} returned {value!r} as normalization; return a Normalization or a name such as 'imagenet'")
+
+
+def _augmentation(value: object, spec: str) -> Augmentation | Resizing:
+    if isinstance(value, (Augmentation, Resizing)):
+        return value
+    if isinstance(value, str):
+        return augmentation_named(value)
+    raise DataError(
+        f"{spec} returned {value!r} as augmentation; return Augmentation(padding=…, flip=…), Resizing(size=…) or a "
+        "name such as 'cifar'"
+    )

@@ -1,11 +1,12 @@
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 import torch
 
-from secateur.data import DATA_SETS, StreamingSource, load_data
+from secateur.data import AUGMENTATIONS, DATA_FOLDERS, DATA_SETS, StreamingSource, load_data
 from secateur.errors import DataError, UsageError
 
 TENSORS = """
@@ -27,6 +28,11 @@ class Rows:
 def rows(): return {"train": Rows(), "test": Rows()}
 def mixed(): return {"train": Rows(), "test": data()["test"]}
 def nothing(): return 3
+def named(): return {**data(), "augmentation": "cifar"}
+def resized():
+    from secateur.data import Resizing
+    return {**data(), "augmentation": Resizing(size=5)}
+def odd(): return {**data(), "augmentation": 3}
 def typo(): return {"trian": 1}
 def half(): return {"train": Rows()}
 def broken(): raise KeyError("my_key")
@@ -46,6 +52,49 @@ def file(tmp_path: Path) -> str:
 def test_an_unknown_name_suggests_the_nearest(name: str) -> None:
     with pytest.raises(UsageError, match=f"unknown data set '{name}'; did you mean '({'|'.join(DATA_SETS)})'"):
         load_data(name)
+
+
+@pytest.mark.parametrize("name", ["foldr:here", "parqet:here", "cub20:here", "fashionmnist", "imagnet"])
+def test_a_layout_that_is_misspelt_suggests_the_nearest(name: str) -> None:
+    with pytest.raises(UsageError, match=f"unknown data set '{name}'; did you mean '"):
+        load_data(name)
+
+
+@pytest.mark.parametrize("prefix", DATA_FOLDERS)
+def test_a_layout_needs_its_folder(prefix: str) -> None:
+    with pytest.raises(UsageError, match=f"'{prefix}' names no folder; write it as {prefix}DIR"):
+        load_data(prefix)
+
+
+def test_an_unknown_augmentation_is_refused_before_data_is_read() -> None:
+    with pytest.raises(UsageError, match="did you mean 'imagenet'"):
+        load_data("mnist", root="nowhere", augmentation="imagnet")
+
+
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_a_set_that_resizes_fits_tensors_and_data_sets(file: str) -> None:
+    for function, peak in (("data", 255.0), ("floats", 1.0), ("rows", 255.0), ("resized", 255.0)):
+        data = load_data(f"{file}:{function}", augmentation="imagenet:6", workers=0, validation_share=0.0)
+        assert isinstance(data, StreamingSource)
+        assert data.peak == peak
+        x, _ = next(iter(data.batches("train", batch_size=8, seed=1, augment=True)))
+        assert x.shape[-2:] == (6, 6)
+    assert load_data(f"{file}:resized", workers=0).sample_shape == (3, 5, 5)
+    named = load_data(f"{file}:named")
+    assert named.augmentation == AUGMENTATIONS["cifar"]  # type: ignore[attr-defined]
+    chosen = load_data(f"{file}:named", augmentation="none")
+    assert chosen.augmentation == AUGMENTATIONS["none"]  # type: ignore[attr-defined]
+
+
+@pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
+def test_digits_can_be_resized_too() -> None:
+    pytest.importorskip("sklearn", reason="scikit-learn is not installed")
+    data = load_data("digits", augmentation="imagenet:32", workers=0, normalize="none")
+    x, _ = next(iter(data.batches("test", batch_size=50)))
+    assert x.shape == (50, 1, 32, 32)
+    assert 0.9 < float(x.max()) <= 1
+    plain, _ = next(iter(load_data("digits", normalize="none").batches("test", batch_size=50)))
+    assert abs(float(x.mean()) - float(plain[..., 1:-1, 1:-1].mean())) < 0.1
 
 
 def test_an_unknown_normalisation_is_refused_before_data_is_read() -> None:
@@ -70,6 +119,8 @@ def test_data_sets_and_sources_of_a_users_function(file: str) -> None:
     assert sorted(torch.cat([y for _, y in data.batches("test", batch_size=3)]).tolist()) == [0] * 4 + [1] * 4
     pytest.importorskip("sklearn", reason="scikit-learn is not installed")
     assert load_data(f"{file}:source").name == "digits"
+    with pytest.raises(UsageError, match="augments by itself"):
+        load_data(f"{file}:source", augmentation="none")
     with pytest.raises(UsageError, match="normalises by itself"):
         load_data(f"{file}:source", normalize="none")
 
@@ -81,6 +132,7 @@ def test_data_sets_and_sources_of_a_users_function(file: str) -> None:
         ("broken", DataError, r"broken failed with KeyError: 'my_key' \(mine\.py, line \d+\)"),
         ("nothing", DataError, "returned int; return a DataSource"),
         ("typo", DataError, "did you mean 'train'"),
+        ("odd", DataError, "returned 3 as augmentation; return Augmentation"),
         ("half", DataError, "returned no 'test' entry"),
         ("mixed", DataError, "returned tuple as 'test'"),
     ],
