@@ -63,6 +63,7 @@ def score(
     *,
     combine: Combine = "mean",
     seed: int = 0,
+    scored_by: Mapping[str, str] | None = None,
 ) -> Scores:
     """Score every unit of every group that can be cut.
 
@@ -75,13 +76,15 @@ def score(
         criterion: a name in ``CRITERIA``, or a criterion of your own.
         combine: how the members of a group combine: mean, sum, max or l2 (root of the sum of squares).
         seed: of ``random``.
+        scored_by: group → the one producing weight whose slices count, where the others are to follow it.
 
     Returns:
         {group: scores, shape (units,), float64, on the CPU}; higher means keep.
 
     Raises:
         PlanError: the model is not the one that the graph was made from.
-        UsageError: unknown criterion or combination, or a score that is not a number.
+        UsageError: unknown criterion or combination, a score that is not a number, or a weight in ``scored_by`` that
+            does not produce its group.
     """
     chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
     if combine not in ("mean", "sum", "max", "l2"):
@@ -92,7 +95,9 @@ def score(
             group.name: torch.rand(group.size, generator=generator_for(seed, chosen.name, group.name)).double()
             for group in groups
         }
-    totals = _by_unit(graph, model, chosen.slices, combine)
+    leaders = dict(scored_by or {})
+    _check_leaders(graph, leaders)
+    totals = _by_unit(graph, model, chosen.slices, combine, leaders)
     scores = {group.name: torch.from_numpy(totals[group.units].copy()) for group in groups}
     for name, values in scores.items():
         if not torch.isfinite(values).all():
@@ -103,8 +108,19 @@ def score(
     return scores
 
 
+def _check_leaders(graph: ChannelGraph, leaders: Mapping[str, str]) -> None:
+    for name, parameter in leaders.items():
+        producers = [member.parameter for member in graph.group(name).members if member.role == "produces"]
+        if parameter not in producers:
+            raise UsageError(unknown_name(f"weight that produces group {name!r}", parameter, producers))
+
+
 def _by_unit(
-    graph: ChannelGraph, model: nn.Module, slices: Callable[[Tensor], Tensor], combine: Combine
+    graph: ChannelGraph,
+    model: nn.Module,
+    slices: Callable[[Tensor], Tensor],
+    combine: Combine,
+    leaders: Mapping[str, str],
 ) -> NDArray[np.float64]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     count = int(graph.sizes.sum())
@@ -123,6 +139,9 @@ def _by_unit(
         values, present = _of_dim(parameters, dim, slices, count)
         if dim.role != "produces":
             present &= ~produced
+        for name, leader in leaders.items():
+            if dim.parameter != leader:
+                present[graph.group(name).units] = False
         if combine == "max":
             total = np.where(present, np.maximum(total, values), total)
         else:

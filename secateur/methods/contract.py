@@ -7,9 +7,9 @@ from pydantic import JsonValue
 from torch import nn
 
 from secateur.cost import Budget
-from secateur.graph import Plan, Proof
+from secateur.graph import ChannelGraph, Plan, Proof
 from secateur.record import Evaluation, TrainResult
-from secateur.training import Store, Task
+from secateur.training import Store, Task, TrainSettings
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +22,8 @@ class MethodRecord:
         phases: every training phase, in order.
         proof: of the whole cut applied to the dense model; each cut on the way was proved too, on the weights it met.
         after_cut: validation accuracy right after the last cut, before fine-tuning.
+        trained_between_cuts: whether the model was trained after a cut that was not the last, so that the cut model
+            is not the dense one cut.
         notes: departures from the paper, warnings, and anything else that a reader must know.
     """
 
@@ -30,6 +32,7 @@ class MethodRecord:
     phases: tuple[TrainResult, ...] = ()
     proof: Proof | None = None
     after_cut: Evaluation | None = None
+    trained_between_cuts: bool = False
     notes: tuple[str, ...] = ()
 
 
@@ -58,15 +61,37 @@ class Progress(Protocol):
 class Method(Protocol):
     """A compression method: settings as fields of a frozen dataclass, and one verb."""
 
+    @property
+    def name(self) -> str:
+        """Its name in ``METHODS``."""
+
+    @property
+    def finetune_epochs(self) -> int:
+        """Passes over the training data after the last cut; 0 leaves the cut model as it is."""
+
+    @property
+    def finetune(self) -> TrainSettings | None:
+        """How it trains; None for the task's own settings."""
+
+    def decide(self, graph: ChannelGraph, model: nn.Module, budget: Budget | None) -> Plan:
+        """Return the plan that the method makes of ``model`` as it is; nothing is touched or trained.
+
+        A method that trains on the way may decide otherwise in the end; what cannot be met is refused here already.
+
+        Raises:
+            BudgetError: the budget cannot be met, or the method needs one, or none.
+            PlanError: the model is not the one of the graph, or a pattern matches nothing.
+        """
+
     def compress(
-        self, model: nn.Module, task: Task, budget: Budget, *, store: Store, progress: Progress | None = None
+        self, model: nn.Module, task: Task, budget: Budget | None, *, store: Store, progress: Progress | None = None
     ) -> Compressed:
         """Return a smaller copy of ``model`` that meets ``budget``; ``model`` stays as it was.
 
         Args:
             model: the trained dense model.
             task: how to train and evaluate it.
-            budget: what the result may cost.
+            budget: what the result may cost; None where the method's own settings say what goes.
             store: holds finished phases and decisions; the same call with the same store continues a killed run.
             progress: told what is being done.
 

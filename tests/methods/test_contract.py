@@ -19,7 +19,7 @@ from secateur.models import build_model
 from secateur.record import Evaluation, TrainResult
 from secateur.training import Store, SupervisedTask, TrainSettings
 
-QUICK = {"magnitude": {"finetune_epochs": 1, "steps": 2}}
+QUICK = {"magnitude": {"finetune_epochs": 1, "steps": 2}, "l1": {"finetune_epochs": 1, "finetune": None}}
 SETTINGS = TrainSettings(batch_size=256, learning_rate=0.01, schedule="constant")
 
 

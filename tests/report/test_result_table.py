@@ -7,7 +7,6 @@ import torch
 from secateur.cost import Budget
 from secateur.graph import Plan, trace
 from secateur.methods import Magnitude
-from secateur.methods.magnitude import decide
 from secateur.models import build_model
 from secateur.record import Agreement, EpochMeasurement, Evaluation, Latency, Measurement, Proof, RunRecord, TrainResult
 from secateur.record import environment as environment_now
@@ -63,7 +62,7 @@ def record() -> RunRecord:
 def plan() -> Plan:
     model = build_model("digits-resnet")
     graph = trace(model, torch.zeros(2, 1, 8, 8))
-    return decide(graph, model, Budget(macs=0.5), Magnitude())
+    return Magnitude().decide(graph, model, Budget(macs=0.5))
 
 
 def test_values_by_hand() -> None:
@@ -141,7 +140,7 @@ def test_the_page_does_without_matplotlib(plan: Plan, tmp_path, monkeypatch: pyt
 def test_groups_plan_and_costs() -> None:
     model = build_model("digits-resnet")
     graph = trace(model, torch.zeros(2, 1, 8, 8))
-    plan = decide(graph, model, Budget(macs=0.5), Magnitude())
+    plan = Magnitude().decide(graph, model, Budget(macs=0.5))
     grid = groups_grid(graph)
     assert len(grid.rows) == len(graph.groups)
     assert ("linear", "no: output of the model", "linear.weight, linear.bias", "10", "2") in grid.rows

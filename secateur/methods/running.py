@@ -1,0 +1,216 @@
+"""One run of a method: decisions that are kept, cuts that are proved, phases that continue, and its record."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import torch
+from pydantic import JsonValue, TypeAdapter
+from torch import nn
+
+from secateur.cost import Budget, MinimumWarning
+from secateur.criteria.scoring import Scores
+from secateur.errors import BudgetError, TrainingError, VerificationError
+from secateur.graph import ChannelGraph, Plan, Proof, apply, trace, verify
+from secateur.graph.inputs import ExampleInputs, map_tensors
+from secateur.methods.contract import Compressed, MethodRecord, Progress
+from secateur.record import Evaluation, TrainResult
+from secateur.training import Store, Task, TrainSettings
+
+_EVALUATION: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
+
+
+def silent(message: str) -> None:
+    """Tell nobody."""
+    del message
+
+
+@dataclass(kw_only=True)
+class MethodRun:
+    """What was done so far, and the store that makes it continue.
+
+    Attributes:
+        method: name of the method.
+        settings: all of its settings, as JSON.
+        undecisive: names of settings that do not touch what is cut, so that they may change when a run continues.
+        model: the dense model, which stays as it is.
+        task: trains and evaluates.
+        store: keeps decisions and phases.
+        budget: what was asked for, if a budget was.
+        finetune: how to train; None for the task's own settings.
+        tell: told what is being done.
+    """
+
+    method: str
+    settings: dict[str, JsonValue]
+    undecisive: frozenset[str] = frozenset({"finetune", "finetune_epochs"})
+    model: nn.Module
+    task: Task
+    store: Store
+    budget: Budget | None
+    finetune: TrainSettings | None
+    tell: Progress
+    phases: list[TrainResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    trained_between_cuts: bool = False
+    graph: ChannelGraph = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.graph = trace(self.model, self._inputs(self.model))
+
+    def cut(
+        self, small: nn.Module, earlier: Plan, number: int, of: int, target: Budget | None, decide: Callable[[], Plan]
+    ) -> tuple[nn.Module, Plan]:
+        """Decide (or recall) the next cut, and do it; return the smaller model and the plan of all cuts so far.
+
+        Every cut is decided on the original's graph, so that minima, rounding and bytes are those of the whole plan.
+
+        Args:
+            small: what earlier cuts left.
+            earlier: the plan of all of them, in the original's numbering.
+            number: of this cut, from 1.
+            of: how many there are.
+            target: what this cut has to meet, if it is a budget.
+            decide: returns the plan of all cuts so far and this one; not called where the store knows it.
+        """
+        name = f"plan-{number}"
+        made_for = self._made_for(target, earlier)
+        known = self._recalled(name, made_for)
+        if known is None:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", MinimumWarning)
+                total = decide()
+            self.notes += [str(warning.message) for warning in caught if warning.category is MinimumWarning]
+            self.store.keep(name, {"made_for": made_for, "plan": total.to_json(), "notes": list(self.notes)})
+        else:
+            total = Plan.from_json(known["plan"])
+            self.notes = [str(note) for note in known["notes"]]  # type: ignore[union-attr]
+        step = self._step(earlier, total)
+        self.tell(f"cut {number} of {of}: {len(step.kept)} groups lose units")
+        return apply(small, step, verify_with=None if known is not None else self._inputs(small)), total
+
+    def train(self, name: str, model: nn.Module, epochs: int, *, between_cuts: bool = False) -> None:
+        """Train as a phase of the store: skipped if done, continued if begun."""
+        if epochs:
+            begun = self.store.phase(name).load()
+            if begun is None or not begun.state.done:
+                self.tell(f"{name}: {epochs} epoch(s)")
+            self.phases.append(self.store.train(name, self.task, model, epochs=epochs, settings=self.finetune))
+            self.trained_between_cuts |= between_cuts
+
+    def finished(self, small: nn.Module, plan: Plan, finetune_epochs: int) -> Compressed:
+        """Prove the whole cut, fine-tune, and return the result with its record.
+
+        Raises:
+            BudgetError: nothing was cut.
+            VerificationError: the cut could not be proved.
+        """
+        if plan.is_empty:
+            raise BudgetError(nothing_to_cut(self.budget))
+        after_cut = self.evaluated("after-cut", small, plan)
+        proof = self.proved(plan)
+        self.train("finetune", small, finetune_epochs)
+        record = MethodRecord(
+            method=self.method,
+            settings=self.settings,
+            phases=tuple(self.phases),
+            proof=proof,
+            after_cut=after_cut,
+            trained_between_cuts=self.trained_between_cuts,
+            notes=tuple(self.notes),
+        )
+        return Compressed(model=small, plan=plan, record=record)
+
+    def evaluated(self, name: str, model: nn.Module, plan: Plan) -> Evaluation:
+        """Evaluate on the validation split, once."""
+        made_for: dict[str, JsonValue] = {"plan": plan.digest}
+        known = self._recalled(name, made_for)
+        if known is not None:
+            return _EVALUATION.validate_python(known["result"])
+        result = self.task.evaluate(model)
+        self.store.keep(name, {"made_for": made_for, "result": asdict(result)})
+        return result
+
+    def proved(self, plan: Plan) -> Proof:
+        """Prove the whole cut on the dense model's own weights and on redrawn ones.
+
+        Raises:
+            VerificationError: it could not be proved.
+        """
+        small = apply(self.model, plan, verify_with=None)
+        proof = verify(self.model, small, plan, self._inputs(self.model))
+        if not proof.passed:
+            raise VerificationError(proof.sentence())
+        self.tell(proof.sentence())
+        return proof
+
+    def _step(self, earlier: Plan, total: Plan) -> Plan:
+        """Return the plan that leads from what ``earlier`` leaves to what ``total`` leaves."""
+        kept = {}
+        for name, units in total.kept.items():
+            before = earlier.kept.get(name, range(self.graph.group(name).size))
+            place = {unit: position for position, unit in enumerate(before)}
+            kept[name] = [place[unit] for unit in units]
+        return self.graph.after(earlier).plan(kept)
+
+    def _made_for(self, target: Budget | None, earlier: Plan) -> dict[str, JsonValue]:
+        return {
+            **{name: value for name, value in self.settings.items() if name not in self.undecisive},
+            "model": self.graph.fingerprint,
+            "budget": None if target is None else dict(target.given()),
+            "earlier cuts": earlier.digest,
+        }
+
+    def _recalled(self, name: str, made_for: dict[str, JsonValue]) -> dict[str, JsonValue] | None:
+        """Return a decision of an earlier run of the same job.
+
+        Raises:
+            TrainingError: the store belongs to another job; names what differs, with both values.
+        """
+        entry = self.store.recall(name)
+        if entry is None:
+            return None
+        known = entry.values if isinstance(entry.values, dict) else {}
+        begun = known.get("made_for")
+        if not isinstance(begun, dict):
+            raise TrainingError(f"{name} in {self.store.folder} is not a decision of this method; use another folder")
+        for key, value in made_for.items():
+            if begun.get(key) != value:
+                raise TrainingError(
+                    f"the store {self.store.folder} belongs to another run: {name} was decided for {key} = "
+                    f"{begun.get(key)}, not {value}; continue with the settings that began it, or use another folder"
+                )
+        return known
+
+    def _inputs(self, model: nn.Module) -> ExampleInputs:
+        device = next(model.parameters()).device
+        inputs: ExampleInputs = map_tensors(lambda tensor: tensor.to(device), self.task.example_inputs)
+        return inputs
+
+
+def in_original_numbers(graph: ChannelGraph, earlier: Plan, scores: Scores) -> Scores:
+    """Return the scores of what ``earlier`` leaves in the original's numbering; what is gone scores -inf."""
+    whole = dict(scores)
+    for name, kept in earlier.kept.items():
+        values = torch.full((graph.group(name).size,), -torch.inf, dtype=torch.float64)
+        values[list(kept)] = scores[name]
+        whole[name] = values
+    return whole
+
+
+def nothing_to_cut(budget: Budget | None) -> str:
+    """Say why a plan is empty."""
+    if budget is None:
+        return "the method's settings leave every unit where it is: there is nothing to cut; give larger ratios"
+    return f"the model already holds {budget.describe()}: there is nothing to cut"
+
+
+def require_budget(method: str, budget: Budget | None) -> Budget:
+    """Return the budget that a method cannot do without.
+
+    Raises:
+        BudgetError: there is none.
+    """
+    if budget is None:
+        raise BudgetError(f"the method {method} needs a budget, such as macs: 0.5 (--macs 0.5), and there is none")
+    return budget

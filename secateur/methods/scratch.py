@@ -1,0 +1,53 @@
+"""The control of every method: what it found, trained from random weights instead of the ones it kept."""
+
+from dataclasses import replace
+
+from torch import nn
+
+from secateur.graph import apply
+from secateur.methods.contract import Compressed, Progress
+from secateur.methods.running import silent
+from secateur.training import Store, Task, TrainSettings
+
+
+def from_scratch(
+    compressed: Compressed,
+    fresh: nn.Module,
+    task: Task,
+    *,
+    epochs: int,
+    settings: TrainSettings,
+    store: Store,
+    progress: Progress | None = None,
+) -> Compressed:
+    """Return ``compressed`` with new weights, trained from scratch.
+
+    Source: the last column of Table 1 of Li et al. 2017, arXiv:1608.08710; Liu et al. 2019, arXiv:1810.05270. The
+    random weights are those that the network's class draws for the dense network, cut by the plan.
+
+    Args:
+        compressed: what the method found; its weights are not used.
+        fresh: the dense network with random weights of its own.
+        task: trains.
+        epochs: as many as the method trained the cut model for.
+        settings: of training from scratch, whose learning rate is not that of fine-tuning.
+        store: keeps the phase ``scratch``.
+        progress: told what is being done.
+
+    Raises:
+        TrainingError: the loss is not finite, or the store belongs to another run.
+    """
+    small = apply(fresh, compressed.plan, verify_with=None)
+    (progress or silent)(f"control: the same architecture from random weights, {epochs} epoch(s)")
+    result = store.train("scratch", task, small, epochs=epochs, settings=settings)
+    note = f"control: the weights of the cut model were thrown away; it was trained from scratch for {epochs} epoch(s)"
+    record = compressed.record
+    return replace(
+        compressed,
+        model=small,
+        record=replace(
+            record,
+            phases=(*record.phases, result),
+            notes=(*record.notes, note),
+        ),
+    )
