@@ -1,0 +1,293 @@
+"""The budget "smallest within x points": the deepest cut whose validation accuracy stays near the dense model's."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from fractions import Fraction
+from itertools import pairwise
+
+import numpy as np
+from torch import nn
+
+from secateur.cost import Budget
+from secateur.cost.budget import meter
+from secateur.errors import BudgetError, UsageError
+from secateur.graph import ChannelGraph, trace
+from secateur.methods.contract import Method, Progress
+from secateur.methods.trials import Candidate as Candidate
+from secateur.methods.trials import Search as Search
+from secateur.methods.trials import Trials, budget_of
+from secateur.methods.trials import read_search as read_search
+from secateur.methods.trials import write_search as write_search
+from secateur.names import unknown_name
+from secateur.record import Evaluation
+from secateur.training import Store, Task
+
+
+def smallest_within(
+    method: Method,
+    model: nn.Module,
+    task: Task,
+    *,
+    max_drop_points: float,
+    amount: str = "macs",
+    recovery_epochs: int = 1,
+    tolerance: float = 0.02,
+    least: float | None = None,
+    also: Budget | None = None,
+    store: Store,
+    progress: Progress | None = None,
+) -> Search:
+    """Find the smallest budget whose cut model stays within ``max_drop_points`` of the dense one's validation top-1.
+
+    Bisection over shares of the original's ``amount``, on a grid of steps of at most ``tolerance``. Every candidate is
+    cut from the dense model by ``method``, trained for ``recovery_epochs`` and measured on the validation split; the
+    test split is never read. The caller cuts and fine-tunes once more, at the budget found, as long as it likes.
+
+    A result is kept as soon as it is known and the weights behind it are removed, so the store holds those of one
+    candidate at most; the same call over it continues a killed search. Bisection takes accuracy to rise with the
+    budget: below a candidate that fell short it does not look.
+
+    Args:
+        method: how to cut; all of its settings but ``finetune_epochs`` hold for the candidates.
+        model: the trained dense model; stays as it was.
+        task: trains and evaluates.
+        max_drop_points: percentage points of validation top-1 that may be lost, in [0, 100].
+        amount: the quantity to make small, a name of Budget's.
+        recovery_epochs: passes over the training data that each candidate gets after its cut.
+        tolerance: distance of neighbouring shares at most: so near below the answer a share fell short.
+        least: the smallest share to try; None for what one unit in every group needs.
+        also: other limits, which every candidate holds too.
+        store: keeps what is measured.
+        progress: told what each candidate gave.
+
+    Raises:
+        BudgetError: no candidate is within the drop, or the other limits cannot be met.
+        UsageError: a setting is out of range.
+        TrainingError: a loss is not finite, or the store belongs to another search.
+    """
+    check_search(
+        max_drop_points=max_drop_points,
+        amount=amount,
+        recovery_epochs=recovery_epochs,
+        tolerance=tolerance,
+        least=least,
+    )
+    tell: Progress = progress or _silent
+    graph = trace(model, task.example_inputs.to(next(model.parameters()).device))
+    ends = _ends(graph, amount, tolerance, least, also)
+    trials = Trials(
+        method=method,
+        model=model,
+        graph=graph,
+        task=task,
+        store=store,
+        amount=amount,
+        also=also,
+        recovery_epochs=recovery_epochs,
+        tell=tell,
+    )
+    dense = trials.dense()
+    tell(
+        f"searching the smallest share of {amount} within {max_drop_points:g} points of the dense model's "
+        f"{dense.top1:.2%}: at most {len(ends).bit_length()} candidates, {recovery_epochs} epoch(s) each"
+    )
+    curve = _bisected(trials, dense, ends, _steps(tolerance), max_drop_points)
+    chosen = next((candidate for candidate in curve if candidate.within), None)
+    if chosen is None:
+        asked = f"{max_drop_points:g} points after {recovery_epochs} epoch(s) of recovery"
+        raise BudgetError(_nothing_found(curve, amount, dense, asked))
+    tell(f"found: {chosen.share:g} of {amount} is the smallest share within {max_drop_points:g} points")
+    error_points = _standard_error_points(dense)
+    notes = [*_noise_notes(dense, max_drop_points, error_points), *_curve_notes(curve)]
+    if chosen.share == ends[0] / _steps(tolerance):
+        notes.append(f"{chosen.share:g} of {amount} is the smallest share allowed, and near enough; less was not tried")
+    return Search(
+        amount=amount,
+        max_drop_points=max_drop_points,
+        recovery_epochs=recovery_epochs,
+        budget=trials.budget(chosen.share),
+        share=chosen.share,
+        dense=dense,
+        standard_error_points=error_points,
+        curve=tuple(curve),
+        notes=tuple(notes),
+    )
+
+
+def easiest_budget(
+    graph: ChannelGraph,
+    *,
+    amount: str = "macs",
+    tolerance: float = 0.02,
+    least: float | None = None,
+    also: Budget | None = None,
+) -> Budget:
+    """Return the largest budget that a search may try; what cannot be met there, no candidate can meet.
+
+    For looking ahead: whether there is anything to search is known before the dense model is trained.
+
+    Args:
+        graph: of the dense model.
+        amount: as in :func:`smallest_within`, like all that follow.
+        tolerance: see there.
+        least: see there.
+        also: see there.
+
+    Raises:
+        BudgetError: the other limits cannot be met, or nothing can be cut.
+        UsageError: the settings leave no share to try.
+    """
+    check_search(max_drop_points=0, amount=amount, recovery_epochs=0, tolerance=tolerance, least=least)
+    share = _ends(graph, amount, tolerance, least, also)[-1] / _steps(tolerance)
+    return budget_of(amount, share, also)
+
+
+def check_search(
+    *, max_drop_points: float, amount: str, recovery_epochs: int, tolerance: float, least: float | None
+) -> None:
+    """Refuse settings that no search can have.
+
+    Raises:
+        UsageError: an amount that a budget does not know, or a number out of range.
+    """
+    amounts = [entry.name for entry in fields(Budget)]
+    if amount not in amounts:
+        raise UsageError(unknown_name("amount", amount, amounts))
+    if not 0 <= max_drop_points <= 100:
+        raise UsageError(
+            f"max_drop is {max_drop_points}, but must be in [0, 100], in percentage points of validation top-1"
+        )
+    if isinstance(recovery_epochs, bool) or not isinstance(recovery_epochs, int) or recovery_epochs < 0:
+        raise UsageError(f"recovery_epochs is {recovery_epochs}, but must be a whole number of at least 0")
+    if not 0.001 <= tolerance <= 0.5:
+        raise UsageError(f"tolerance is {tolerance}, but must be a share in [0.001, 0.5]")
+    if least is not None and not 0 < least < 1:
+        raise UsageError(f"least is {least}, but must be a share in (0, 1)")
+
+
+def _bisected(trials: Trials, dense: Evaluation, ends: range, steps: int, max_drop_points: float) -> list[Candidate]:
+    """Return what was measured on the way to the smallest candidate within the drop, smallest share first."""
+    curve: list[Candidate] = []
+    # Of the two, low fell short and high holds, or else they lie just outside and are not tried.
+    low, high = ends.start - 1, ends.stop
+    while high - low > 1:
+        middle = (low + high) // 2
+        candidate = _judged(trials.measured(Fraction(middle, steps)), dense, max_drop_points)
+        low, high = (low, middle) if candidate.within else (middle, high)
+        curve.append(candidate)
+        trials.tell(f"candidate {len(curve)}, {trials.amount} {candidate.share:g}: {_told(candidate)}")
+    return sorted(curve, key=lambda candidate: candidate.share)
+
+
+def _silent(message: str) -> None:
+    del message
+
+
+def _exact(value: float) -> Fraction:
+    """Return the number that was written: 0.02 is 1/50, which the nearest float is not."""
+    return Fraction(str(value))
+
+
+def _steps(tolerance: float) -> int:
+    """Return into how many parts the original's amount is divided: no part is more than ``tolerance``."""
+    return math.ceil(1 / _exact(tolerance))
+
+
+def _ends(graph: ChannelGraph, amount: str, tolerance: float, least: float | None, also: Budget | None) -> range:
+    """Return the shares that may be tried, as numerators over the steps; all of the original is none of them.
+
+    Raises:
+        BudgetError: even with one unit in every group a limit cannot be held, or there is no table for a latency.
+        UsageError: there is no such share.
+    """
+    steps = _steps(tolerance)
+    floor = np.asarray([1 if group.prunable else group.size for group in graph.groups], dtype=np.int64)
+    limits = {} if also is None else also.limits(graph)
+    for name, limit in limits.items():
+        needed = meter(name, graph)(floor)
+        if needed > limit:
+            raise BudgetError(
+                f"cannot hold {name} ≤ {limit:,.0f} in any candidate: one unit in every group needs {needed:,.0f}; "
+                f"allow at least {needed:,.0f}"
+            )
+    cost = meter(amount, graph)
+    whole, possible = Fraction(cost(graph.sizes)), Fraction(cost(floor))
+    if possible >= whole:
+        raise BudgetError(f"no group of the model may be cut so that {amount} falls below {int(whole):,}")
+    first = max(1, math.ceil(possible / whole * steps), math.ceil(_exact(least or 0) * steps))
+    bound = None if also is None else also.given().get(amount)
+    top = Fraction(1) if bound is None else _exact(bound) if isinstance(bound, float) else bound / whole
+    last = min(steps - 1, math.floor(top * steps))
+    if first > last:
+        raise UsageError(
+            f"there is no share of {amount} to try: the smallest allowed is {first / steps:g} and the largest "
+            f"{last / steps:g}; lower least, raise the limit on {amount}, or give a finer tolerance"
+        )
+    return range(first, last + 1)
+
+
+def _judged(candidate: Candidate, dense: Evaluation, max_drop_points: float) -> Candidate:
+    if candidate.validation is None:
+        return candidate
+    # Rounded, because 0.95 − 0.945 in float64 is a little more than half a point.
+    lost = round(100 * (dense.top1 - candidate.validation.top1), 9)
+    return replace(candidate, drop_points=lost, within=lost <= max_drop_points)
+
+
+def _told(candidate: Candidate) -> str:
+    if candidate.validation is None or candidate.drop_points is None:
+        return f"cannot be cut: {candidate.reason}"
+    side = "below" if candidate.drop_points >= 0 else "above"
+    before = "" if candidate.after_cut is None else f" ({candidate.after_cut.top1:.2%} right after the cut)"
+    verdict = "near enough" if candidate.within else "too far"
+    return (
+        f"top-1 {candidate.validation.top1:.2%}{before}, {abs(candidate.drop_points):.2f} points {side} the dense "
+        f"model: {verdict}"
+    )
+
+
+def _nothing_found(curve: Sequence[Candidate], amount: str, dense: Evaluation, asked: str) -> str:
+    measured = [candidate for candidate in curve if candidate.drop_points is not None]
+    if not measured:
+        return f"no share of {amount} that was tried can be cut; at {curve[-1].share:g}: {curve[-1].reason}"
+    best = min(measured, key=lambda candidate: candidate.drop_points or 0.0)
+    return (
+        f"no cut stays within {asked}: the best, at {best.share:g} of {amount}, is {best.drop_points:.2f} points below "
+        f"the dense model's validation top-1 of {dense.top1:.2%}; allow more (--max-drop), or let candidates recover "
+        f"longer (--recovery-epochs)"
+    )
+
+
+def _standard_error_points(dense: Evaluation) -> float:
+    """Return the binomial standard error of the top-1 in points, by the rule of succession.
+
+    Counting one more right and one more wrong sample keeps a perfect score from looking certain.
+    """
+    share = (dense.top1 * dense.samples + 1) / (dense.samples + 2)
+    return 100 * math.sqrt(share * (1 - share) / dense.samples)
+
+
+def _noise_notes(dense: Evaluation, max_drop_points: float, error_points: float) -> list[str]:
+    if error_points <= max_drop_points / 2:
+        return []
+    return [
+        f"the validation split has {dense.samples:,} samples: one standard error of the dense model's top-1 is "
+        f"{error_points:.2g} points, which is much for an allowed drop of {max_drop_points:g}; a larger validation "
+        f"split would tell candidates apart better"
+    ]
+
+
+def _curve_notes(curve: Sequence[Candidate]) -> list[str]:
+    measured = [(one.share, one.validation.top1) for one in curve if one.validation is not None]
+    falls = [(below, above) for below, above in pairwise(measured) if above[1] < below[1]]
+    notes = []
+    if falls:
+        (small, small_top1), (large, large_top1) = max(falls, key=lambda pair: pair[0][1] - pair[1][1])
+        notes.append(
+            f"accuracy does not rise evenly with the budget, though bisection takes it to: top-1 is {small_top1:.2%} "
+            f"at {small:g} but {large_top1:.2%} at {large:g}; a share below the chosen one may be near enough too"
+        )
+    if not all(one.bit_for_bit for one in curve):
+        notes.append("a candidate was continued after an interruption, not bit for bit as an unbroken search")
+    return notes
