@@ -9,17 +9,47 @@ from secateur.measure.latency import Latency as Latency
 from secateur.measure.latency import LatencyComparison as LatencyComparison
 from secateur.measure.latency import compare_latency as compare_latency
 from secateur.measure.latency import measure_latency as measure_latency
+from secateur.measure.sensitivity import SHARES as SHARES
+from secateur.measure.sensitivity import QuietScan as QuietScan
+from secateur.measure.sensitivity import ScanProgress as ScanProgress
+from secateur.measure.sensitivity import checked_shares as checked_shares
+from secateur.measure.sensitivity import groups_to_scan as groups_to_scan
+from secateur.measure.sensitivity import scan_sensitivity as scan_sensitivity
+from secateur.measure.sensitivity import units_kept as units_kept
+from secateur.measure.sensitivity_record import FLAT as FLAT
+from secateur.measure.sensitivity_record import GroupSensitivity as GroupSensitivity
+from secateur.measure.sensitivity_record import RankedGroup as RankedGroup
+from secateur.measure.sensitivity_record import Sensitivity as Sensitivity
+from secateur.measure.sensitivity_record import SensitivityPoint as SensitivityPoint
+from secateur.measure.sensitivity_record import read_sensitivity as read_sensitivity
+from secateur.measure.sensitivity_record import sensitive_groups as sensitive_groups
+from secateur.measure.sensitivity_record import write_sensitivity as write_sensitivity
 from secateur.measure.threads import torch_threads as torch_threads
 
 __all__ = [
+    "FLAT",
+    "SHARES",
     "Agreement",
+    "GroupSensitivity",
     "Latency",
     "LatencyComparison",
+    "QuietScan",
+    "RankedGroup",
+    "ScanProgress",
+    "Sensitivity",
+    "SensitivityPoint",
     "check_data",
+    "checked_shares",
     "compare_latency",
     "compare_predictions",
     "evaluate_artifact",
+    "groups_to_scan",
     "measure_latency",
     "open_classifier",
+    "read_sensitivity",
+    "scan_sensitivity",
+    "sensitive_groups",
     "torch_threads",
+    "units_kept",
+    "write_sensitivity",
 ]
