@@ -236,6 +236,7 @@ def _refuse(
             f"{min(floors.values())} unit(s)"
             if groups
             else f"none of {len(graph.groups)} groups may be cut"
+            + (", because --lock matches all that could be" if locked < len(graph.groups) else "")
         )
         raise BudgetError(
             f"cannot reach {name} ≤ {limit:,.0f}: the smallest plan allowed needs {possible:,.0f}{held}; "

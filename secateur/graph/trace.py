@@ -14,6 +14,7 @@ from secateur.graph.flow import Call, Flow
 from secateur.graph.groups import Record, build
 from secateur.graph.inputs import ExampleInputs
 from secateur.graph.labels import IntArray, Labels, attach, labels_of
+from secateur.graph.misfit import does_not_run, returns_no_tensor
 from secateur.graph.slots import (
     StoredTensor,
     alike,
@@ -54,13 +55,15 @@ def trace(model: nn.Module, example_inputs: ExampleInputs) -> ChannelGraph:
     try:
         _run(model, call, record, device="meta", training=False)
         device = "meta"
-    except Exception:  # whatever a model's own code raises without values
+    except (Exception, SystemExit):  # whatever a model's own code raises without values
         record = Record(stored=stored, model_class=record.model_class, batch_size=record.batch_size)
         device = None
         try:
             _run(model, call, record, device=None, training=False)
-        except Exception as error:
-            raise _does_not_run(model, call, error) from error
+        except TraceError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise does_not_run(model, call, error) from error
     if record.unreached():
         record = _with_training(model, call, record, device)
     return build(record)
@@ -99,7 +102,7 @@ def _run(model: nn.Module, call: Call, record: Record, *, device: str | None, tr
             result = model(*given[0], **given[1])
     outputs = inputs.tensors_of(result)
     if not outputs:
-        raise TraceError(f"{type(model).__name__} returns no tensor, but {type(result).__name__}")
+        raise returns_no_tensor(model, result)
     for tensor in outputs:
         tracer.output(tensor)
     record.train_mode = record.train_mode or training
@@ -261,14 +264,3 @@ def _refuse_mixed_devices(stored: dict[str, StoredTensor]) -> None:
     offloaded = [name for name, entry in stored.items() if entry.tensor.is_sparse or entry.tensor.is_quantized]
     if offloaded:
         raise TraceError(f"{offloaded[0]} is a sparse or quantized tensor; prune the dense float model instead")
-
-
-def _does_not_run(model: nn.Module, call: Call, error: Exception) -> TraceError:
-    if isinstance(error, TraceError):
-        return error
-    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors_of(call))
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return TraceError(
-        f"{type(model).__name__} does not run on example inputs of shape {shapes}: {reason}; "
-        "pass inputs of the shape that its forward takes"
-    )

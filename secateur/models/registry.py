@@ -85,7 +85,9 @@ def build_model(
     if names_user_code(name):
         made = call_user_function(name, allow_code=allow_code, error=ModelError, arguments=arguments)
         if not isinstance(made, nn.Module):
-            raise ModelError(f"{name} returned {type(made).__name__}; it should return an nn.Module")
+            what = f"the class {made.__name__}" if isinstance(made, type) else type(made).__name__
+            call = f": call it, as in {made.__name__}(…)" if isinstance(made, type) else ""
+            raise ModelError(f"{name} returned {what}; it should return an nn.Module{call}")
         return made
     library, inner = _split_name(name)
     if library != OWN:

@@ -46,6 +46,10 @@ def locked(folder: Path) -> Iterator[None]:
     _held.add(handle)
     try:
         _take(handle, folder)
+        with contextlib.suppress(OSError):  # a full disk; the lock holds all the same
+            os.ftruncate(handle, 0)
+            os.lseek(handle, 0, os.SEEK_SET)
+            os.write(handle, str(os.getpid()).encode())
         yield
     finally:
         _held.discard(handle)
@@ -59,10 +63,18 @@ def _take(handle: int, folder: Path) -> None:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise UsageError(
-            f"another process is running in {folder}; wait until it has ended, or choose another --out"
+            f"another process is running in {folder}{_holder(handle)}; wait until it has ended, or choose another --out"
         ) from None
     except OSError:  # a file system without locks
         return
+
+
+def _holder(handle: int) -> str:
+    """Return who holds the lock, as far as its file says."""
+    with contextlib.suppress(OSError):
+        number = os.read(handle, 20).decode(errors="replace")
+        return f" (process {number})" if number.isdigit() else ""
+    return ""
 
 
 def _let_go() -> None:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from secateur.errors import TrainingError, UsageError
+from secateur.errors import SecateurError, TrainingError, UsageError
+from secateur.memory import asked_for, ran_out
 from secateur.training.settings import PrecisionName
 
 
@@ -172,9 +173,15 @@ def memory_named(batch_size: int) -> Iterator[None]:
     """
     try:
         yield
-    except (RuntimeError, MemoryError) as error:
-        # On a CPU torch raises a plain RuntimeError; only its text tells.
-        short = isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-        if not short:
+    except SecateurError:
+        raise
+    except Exception as error:  # by type on a GPU; on a CPU only the text of a RuntimeError tells
+        short = ran_out(error)
+        if short is None:
             raise
-        raise TrainingError(f"out of memory with batch size {batch_size}; use a smaller batch_size") from error
+        fix = (
+            f"try half of it: --batch-size {batch_size // 2} (batch_size in a recipe or in Python)"
+            if batch_size > 1
+            else "use smaller images or a smaller model, or a machine with more memory"
+        )
+        raise TrainingError(f"out of memory with batch size {batch_size}{asked_for(short)}; {fix}") from error

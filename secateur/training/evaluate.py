@@ -9,7 +9,8 @@ from torch.nn import functional as F
 
 from secateur.errors import DataError
 from secateur.record import Evaluation
-from secateur.training.devices import Processes, sum_over_processes
+from secateur.returned import described, with_article
+from secateur.training.devices import Processes, memory_named, sum_over_processes
 from secateur.training.task import Batch
 
 
@@ -44,15 +45,17 @@ def evaluate(
 
     Raises:
         DataError: there are no samples, or the outputs are not (N, classes) logits for the labels given.
+        TrainingError: memory ran out.
     """
     sums: list[Tensor] = []
     mode = eval_mode(model) if isinstance(model, nn.Module) else contextlib.nullcontext()
     with mode, torch.no_grad():
         for inputs, labels in batches:
             if len(labels) > 0:
-                logits = model(inputs)
-                require_logits(logits, classes)
-                sums.append(_sums(logits.float(), labels, loss))
+                with memory_named(len(labels)):
+                    logits = model(inputs)
+                    require_logits(logits, classes)
+                    sums.append(_sums(logits.float(), labels, loss))
     # One transfer for the whole split, then double precision, which not every device has.
     total = torch.stack(sums).to("cpu", torch.float64).sum(0) if sums else torch.zeros(4, dtype=torch.float64)
     if processes.world_size > 1:
@@ -71,10 +74,15 @@ def require_logits(outputs: object, classes: int) -> None:
         DataError: they are not.
     """
     if not isinstance(outputs, Tensor) or outputs.ndim != 2:
-        shape = tuple(outputs.shape) if isinstance(outputs, Tensor) else f"a {type(outputs).__name__}"
-        raise DataError(f"the model must return logits of shape (N, classes), but returned {shape}")
+        raise DataError(
+            f"the model must return logits of shape (N, classes), but returned {with_article(described(outputs))}; "
+            "wrap it in a module that returns the logits alone"
+        )
     if outputs.shape[1] < classes:
-        raise DataError(f"the model has {outputs.shape[1]} outputs, but the data has {classes} classes")
+        raise DataError(
+            f"the model has {outputs.shape[1]} outputs, but the data has {classes} classes; build it with at least "
+            f"{classes} outputs (--num-classes {classes}), or choose its own data"
+        )
 
 
 def _sums(logits: Tensor, labels: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

@@ -228,11 +228,19 @@ class TrainingLoop:
         return total
 
     def _not_finite(self, epoch: int, index: int, value: float) -> TrainingError:
+        where = (
+            f"the loss is {value} in phase {self.work.name!r}, epoch {epoch + 1} of {self.work.epochs}, "
+            f"batch {index + 1} of {self.feed.steps}"
+        )
+        if epoch == index == 0:
+            return TrainingError(
+                f"{where}, before this phase changed any weight, so no learning rate is to blame: look for what the "
+                "model divides by or takes the logarithm of in training mode, and for NaN in the images"
+            )
         kept = "; the last checkpoint is kept" if self.keeps else ""
         return TrainingError(
-            f"the loss is {value} in phase {self.work.name!r}, epoch {epoch + 1} of {self.work.epochs}, "
-            f"batch {index + 1} of {self.feed.steps}{kept}; "
-            f"use a lower learning rate than {self._rate:g}, or clip the gradients"
+            f"{where}{kept}; use a lower learning rate than {self._rate:g} (--train-lr in phase 'dense', else --lr), "
+            "or clip the gradients (gradient_clip)"
         )
 
     def _stop_if_asked(self) -> None:

@@ -47,12 +47,11 @@ class SupervisedLoss:
         )
         with context:
             outputs = model(inputs)
-            if isinstance(outputs, Tensor):
-                logits = outputs
-                extra: tuple[Tensor, ...] = ()
-            else:  # GoogLeNet and Inception give auxiliary logits while they train; None where switched off
-                logits, *rest = outputs
-                extra = tuple(output for output in rest if output is not None)
+            logits: Tensor = outputs
+            extra: tuple[Tensor, ...] = ()
+            if isinstance(outputs, tuple | list) and outputs:
+                # GoogLeNet and Inception give auxiliary logits while they train; None where switched off.
+                logits, extra = outputs[0], tuple(output for output in outputs[1:] if output is not None)
             loss = self._of_labels(logits, labels)
             for output in extra:
                 loss = loss + self.settings.auxiliary_weight * self._of_labels(output, labels)
