@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from secateur.graph import narrowed as narrowed
     from secateur.graph import trace as trace
     from secateur.graph import verify as verify
+    from secateur.methods import L1 as L1
     from secateur.methods import METHODS as METHODS
     from secateur.methods import Magnitude as Magnitude
     from secateur.models import build_model as build_model
@@ -61,7 +62,7 @@ _HOME = {
         "trace",
         "verify",
     ),
-    "secateur.methods": ("METHODS", "Magnitude"),
+    "secateur.methods": ("L1", "METHODS", "Magnitude"),
     "secateur.models": ("build_model",),
     "secateur.training": ("Store", "SupervisedTask", "Task", "TrainSettings"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,13 +13,14 @@ from secateur.cli.options import (
     InputOptions,
     MethodOptions,
     ModelOptions,
+    SearchOptions,
     TrainingOptions,
 )
 
 if TYPE_CHECKING:
     from secateur.cost import Budget
-    from secateur.methods import Magnitude
-    from secateur.recipe import DataChoice, Machine, ModelChoice, Subject
+    from secateur.methods import L1, Magnitude
+    from secateur.recipe import DataChoice, Machine, MaxDrop, ModelChoice, Subject
     from secateur.training import TrainSettings
 
 
@@ -37,7 +39,10 @@ def data_choice(options: DataOptions) -> DataChoice:
         spec=options.data,
         root=options.data_root,
         normalize=options.normalize,
+        augmentation=options.augment,
         validation_share=options.validation_share,
+        train_share=options.train_share,
+        download=options.download,
     )
 
 
@@ -48,31 +53,74 @@ def machine(common: CommonOptions, *, workers: int = 2) -> Machine:
     return Machine(threads=common.threads, device=common.device, workers=workers)
 
 
-def budget(options: BudgetOptions) -> Budget:
-    """Return the budget."""
+def budget(options: BudgetOptions, method: MethodOptions, search: SearchOptions | None = None) -> Budget | None:
+    """Return the budget; None where ratios or the accuracy decide how much goes."""
+    from secateur.errors import UsageError
     from secateur.recipe import budget_from
 
-    return budget_from(vars(options))
+    given = vars(options)
+    searches = search is not None and search.max_drop is not None
+    if method.ratio and searches:
+        raise UsageError("--ratio and --max-drop both decide how much is cut; give one of them")
+    if all(amount is None for amount in given.values()) and (method.ratio or searches):
+        return None
+    return budget_from(given)
 
 
-def method(options: MethodOptions, *, seed: int, training: TrainingOptions | None = None) -> Magnitude:
-    """Return the method with its settings."""
-    from secateur.methods import Magnitude
+def max_drop(search: SearchOptions) -> MaxDrop | None:
+    """Return the accuracy that decides how much goes, where one was given."""
+    from secateur.recipe import MaxDrop
 
-    return Magnitude(
-        criterion=options.criterion,
-        combine=options.combine,
-        scope=options.scope,
-        min_units=options.min_units,
-        min_share=options.min_share,
-        round_to=options.round_to,
-        lock=tuple(options.lock or ()),
-        steps=options.steps,
-        step_epochs=options.step_epochs,
-        finetune_epochs=training.epochs if training is not None else 0,
-        finetune=tuning(training) if training is not None else None,
-        seed=seed,
-    )
+    if search.max_drop is None:
+        return None
+    return MaxDrop(points=search.max_drop, amount=search.shrink, recovery_epochs=search.recovery_epochs)
+
+
+def method(options: MethodOptions, *, seed: int, training: TrainingOptions | None = None) -> L1 | Magnitude:
+    """Return the method with its settings.
+
+    Raises:
+        UsageError: an option that the method does not have.
+    """
+    from secateur.errors import UsageError
+    from secateur.methods import METHODS
+
+    kind = METHODS[options.method]
+    known = {entry.name for entry in dataclasses.fields(kind)}
+    settings = {
+        name: value for name, value in vars(options).items() if value is not None and name not in ("method", *RENAMED)
+    }
+    if options.lock:
+        settings["skip" if "skip" in known else "lock"] = tuple(options.lock)
+    if options.ratio:
+        settings["ratios"] = dict(_ratio(text) for text in options.ratio)
+    for name in settings:
+        if name not in known:
+            flag = {"ratios": "ratio"}.get(name, name).replace("_", "-")
+            owner = next(other for other, cls in METHODS.items() if name in {f.name for f in dataclasses.fields(cls)})
+            raise UsageError(f"--{flag} is a setting of the method {owner}, not of {options.method}; leave it out")
+    if "seed" in known:
+        settings["seed"] = seed
+    if training is not None:
+        settings |= {"finetune_epochs": training.epochs, "finetune": tuning(training)}
+    else:
+        settings |= {"finetune_epochs": 0, "finetune": None}
+    return kind(**settings)
+
+
+RENAMED = ("lock", "ratio")
+
+
+def _ratio(text: str) -> tuple[str, float]:
+    from secateur.errors import UsageError
+
+    pattern, separator, share = text.rpartition("=")
+    try:
+        if not separator or not pattern:
+            raise ValueError
+        return pattern, float(share)
+    except ValueError:
+        raise UsageError(f"--ratio {text!r} is not LAYERS=SHARE; write for example --ratio 'layer1.*=0.6'") from None
 
 
 def tuning(options: TrainingOptions) -> TrainSettings:

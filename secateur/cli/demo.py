@@ -25,5 +25,5 @@ def demo(
     from secateur import recipe
 
     job = recipe.demo_recipe(seed=common.seed, machine=choices.machine(common))
-    result = recipe.prune(job, out, force=force, command=show.words(), progress=show.progress(quiet=common.quiet))
+    result = recipe.compress(job, out, force=force, command=show.words(), progress=show.progress(quiet=common.quiet))
     show.show_result(result, as_json=common.as_json)

@@ -13,10 +13,15 @@ import typer
 
 Text = str | None
 _LATENCY = "milliseconds per pass; needs a latency table, which this version cannot measure yet"
+_DATA_SETS = (
+    "digits, mnist, fashion-mnist, cifar10, cifar100, svhn, imagenet, cub200[:DIR], folder:DIR, parquet:DIR, or "
+    "file.py:function"
+)
 _AMOUNT = "a share such as 0.5 or 50%, or an amount such as 60M"
 
 
-def _option(panel: str | None, *names: str, help: str, **more: Any) -> Any:
+def option(panel: str | None, *names: str, help: str, **more: Any) -> Any:
+    """Return an option of a command, in a panel of its help."""
     return typer.Option(*names, help=help, rich_help_panel=panel, **more)
 
 
@@ -25,13 +30,13 @@ class ModelOptions:
     """Which dense network."""
 
     model: Annotated[
-        str, _option("Model", help="a name such as resnet56-b, torchvision:NAME, timm:NAME, or file.py:function")
+        str, option("Model", help="a name such as resnet56-b, torchvision:NAME, timm:NAME, or file.py:function")
     ]
     weights: Annotated[
-        Text, _option("Model", help="trained weights: .safetensors, or a file of tensors by torch.save")
+        Text, option("Model", help="trained weights: .safetensors, or a file of tensors by torch.save")
     ] = None
     num_classes: Annotated[
-        int | None, _option("Model", min=1, help="outputs of the network; without it, the classes of the data")
+        int | None, option("Model", min=1, help="outputs of the network; without it, the classes of the data")
     ] = None
 
 
@@ -39,32 +44,44 @@ class ModelOptions:
 class DataOptions:
     """Which data."""
 
-    data: Annotated[str, _option("Data", help="digits, mnist, cifar10, parquet:DIR, or file.py:function")]
-    data_root: Annotated[str, _option("Data", help="folder with mnist and cifar10")] = "data"
+    data: Annotated[str, option("Data", help=_DATA_SETS)]
+    data_root: Annotated[str, option("Data", help="folder with the data sets that have a name")] = "data"
     normalize: Annotated[
         Text,
-        _option(
-            "Data", help="cifar10, imagenet, mnist, digits, none, or mean=…;std=…; without it, what suits the data"
+        option(
+            "Data",
+            help="cifar10, cifar100, svhn, imagenet, mnist, fashion-mnist, digits, none, or mean=…;std=…; without it, "
+            "what suits the data",
         ),
     ] = None
     validation_share: Annotated[
-        float, _option("Data", help="part of the training data set aside for validation, by seed")
+        float, option("Data", help="part of the training data set aside for validation, by seed")
     ] = 0.1
-    workers: Annotated[int, _option("Data", min=0, help="reading processes of data that streams")] = 2
+    augment: Annotated[
+        Text,
+        option(
+            "Data", help="of training images: none, flip, crop, cifar, imagenet, …; without it, what suits the data"
+        ),
+    ] = None
+    train_share: Annotated[float, option("Data", help="part of the training images that is used, for short trials")] = (
+        1.0
+    )
+    download: Annotated[
+        bool, option("Data", "--download", help="fetch the data where it is missing and there is internet")
+    ] = False
+    workers: Annotated[int, option("Data", min=0, help="reading processes of data that streams")] = 2
 
 
 @dataclass(frozen=True)
 class InputOptions:
     """Which example inputs, for commands that only run a model once."""
 
-    data: Annotated[
-        Text, _option("Inputs", help="take them from digits, mnist, cifar10, parquet:DIR or file.py:function")
-    ] = None
-    data_root: Annotated[str, _option("Inputs", help="folder with mnist and cifar10")] = "data"
-    normalize: Annotated[Text, _option("Inputs", help="as in `secateur prune`")] = None
+    data: Annotated[Text, option("Inputs", help="take them from data, named as in `secateur prune`")] = None
+    data_root: Annotated[str, option("Inputs", help="folder with the data sets that have a name")] = "data"
+    normalize: Annotated[Text, option("Inputs", help="as in `secateur prune`")] = None
     input: Annotated[
         Text,
-        _option("Inputs", metavar="CxHxW", help="shape of one random input; without it, what the network was made for"),
+        option("Inputs", metavar="CxHxW", help="shape of one random input; without it, what the network was made for"),
     ] = None
 
 
@@ -72,38 +89,117 @@ class InputOptions:
 class BudgetOptions:
     """What the result may cost at most; all that are given hold."""
 
-    macs: Annotated[Text, _option("Budget", metavar="AMOUNT", help=f"multiply-adds per sample: {_AMOUNT}")] = None
-    params: Annotated[Text, _option("Budget", metavar="AMOUNT", help="parameters, tied ones once")] = None
-    nonzeros: Annotated[Text, _option("Budget", metavar="AMOUNT", help="stored weights")] = None
-    size_bytes: Annotated[Text, _option("Budget", metavar="AMOUNT", help="bytes of the weights as saved")] = None
+    macs: Annotated[Text, option("Budget", metavar="AMOUNT", help=f"multiply-adds per sample: {_AMOUNT}")] = None
+    params: Annotated[Text, option("Budget", metavar="AMOUNT", help="parameters, tied ones once")] = None
+    nonzeros: Annotated[Text, option("Budget", metavar="AMOUNT", help="stored weights")] = None
+    size_bytes: Annotated[Text, option("Budget", metavar="AMOUNT", help="bytes of the weights as saved")] = None
     activation_bytes: Annotated[
-        Text, _option("Budget", metavar="AMOUNT", help="peak bytes of activations alive, per sample")
+        Text, option("Budget", metavar="AMOUNT", help="peak bytes of activations alive, per sample")
     ] = None
-    latency_ms: Annotated[Text, _option("Budget", metavar="AMOUNT", help=_LATENCY)] = None
+    latency_ms: Annotated[Text, option("Budget", metavar="AMOUNT", help=_LATENCY)] = None
 
 
 @dataclass(frozen=True)
 class MethodOptions:
-    """What is cut first."""
+    """What is cut first; an option that the chosen method does not have is refused."""
 
-    criterion: Annotated[str, _option("What to cut", help="what makes a channel matter: l1, l2 or random")] = "l1"
+    method: Annotated[
+        Literal["magnitude", "l1"],
+        option(
+            "What to cut", help="magnitude: by weight norms over the whole network; l1: filter pruning as published"
+        ),
+    ] = "magnitude"
+    criterion: Annotated[
+        Text, option("What to cut", help="of magnitude: what makes a channel matter: l1 (default), l2 or random")
+    ] = None
     scope: Annotated[
-        Literal["global", "local", "isomorphic"],
-        _option("What to cut", help="compare all channels, cut every group alike, or compare alike groups"),
-    ] = "global"
+        Literal["global", "local", "isomorphic"] | None,
+        option(
+            "What to cut",
+            help="compare all channels (magnitude), cut every layer alike (l1), or compare alike layers",
+        ),
+    ] = None
     combine: Annotated[
-        Literal["mean", "sum", "max", "l2"], _option("What to cut", help="how the members of a group combine")
-    ] = "mean"
-    steps: Annotated[int, _option("What to cut", min=1, help="cuts on the way to the budget")] = 1
+        Literal["mean", "sum", "max", "l2"] | None,
+        option("What to cut", help="how the layers of a residual stream combine; mean by default"),
+    ] = None
+    ratio: Annotated[
+        list[str] | None,
+        option(
+            "What to cut",
+            metavar="LAYERS=SHARE",
+            help="of l1: share of filters that goes, such as 'layer1.*=0.6'; repeatable, in place of a budget",
+        ),
+    ] = None
+    residual: Annotated[
+        Literal["spare", "inner", "shortcut", "group"] | None,
+        option(
+            "What to cut",
+            help="of l1: cut residual streams only if the budget needs it (default), never, by the norms of their "
+            "projection shortcut, or by those of all their layers",
+        ),
+    ] = None
+    selection: Annotated[
+        Literal["independent", "greedy"] | None,
+        option("What to cut", help="of l1: whether norms count inputs that are gone already"),
+    ] = None
+    strategy: Annotated[
+        Literal["once", "layer-by-layer"] | None,
+        option("What to cut", help="of l1: retrain once, or after every layer"),
+    ] = None
+    layer_epochs: Annotated[
+        int | None, option("What to cut", min=0, help="of l1, layer by layer: epochs after each layer but the last")
+    ] = None
+    steps: Annotated[
+        int | None, option("What to cut", min=1, help="of magnitude: cuts on the way to the budget; 1 by default")
+    ] = None
     step_epochs: Annotated[
-        int, _option("What to cut", min=0, help="epochs of training after each cut but the last")
-    ] = 1
-    min_units: Annotated[int, _option("What to cut", min=1, help="channels that every group keeps")] = 1
-    min_share: Annotated[float, _option("What to cut", help="share of channels that every group keeps")] = 0.0
-    round_to: Annotated[int, _option("What to cut", min=1, help="kept channels are multiples of this")] = 1
+        int | None, option("What to cut", min=0, help="of magnitude: epochs after each cut but the last; 1 by default")
+    ] = None
+    min_units: Annotated[
+        int | None, option("What to cut", min=1, help="channels that every group keeps; 1 by default")
+    ] = None
+    min_share: Annotated[
+        float | None, option("What to cut", help="of magnitude: share of channels that every group keeps")
+    ] = None
+    round_to: Annotated[int | None, option("What to cut", min=1, help="kept channels are multiples of this")] = None
     lock: Annotated[
         list[str] | None,
-        _option("What to cut", metavar="PATTERN", help="groups to leave alone, such as 'layer1.*'; may be repeated"),
+        option(
+            "What to cut",
+            "--lock",
+            "--skip",
+            metavar="PATTERN",
+            help="layers to leave alone, such as 'layer1.*'; repeatable",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """The smallest model within an accuracy, in place of a budget."""
+
+    max_drop: Annotated[
+        float | None,
+        option(
+            "Budget",
+            metavar="POINTS",
+            help="instead: the smallest model within so many points of the dense one's validation accuracy",
+        ),
+    ] = None
+    shrink: Annotated[str, option("Budget", help="what --max-drop makes small: macs, params, size_bytes, …")] = "macs"
+    recovery_epochs: Annotated[
+        int, option("Budget", min=0, help="of fine-tuning that each candidate of --max-drop gets")
+    ] = 1
+
+
+@dataclass(frozen=True)
+class ControlOptions:
+    """A control to compare with."""
+
+    control: Annotated[
+        Literal["scratch"] | None,
+        option("Training", help="scratch: train what the method found from random weights, as long as it fine-tunes"),
     ] = None
 
 
@@ -111,50 +207,50 @@ class MethodOptions:
 class TrainingOptions:
     """How the cut model is fine-tuned, and the dense one trained where it has no weights."""
 
-    epochs: Annotated[int, _option("Training", help="epochs of fine-tuning after the cut")] = 20
-    learning_rate: Annotated[float, _option("Training", "--lr", help="highest rate of fine-tuning")] = 0.01
-    batch_size: Annotated[int, _option("Training", help="samples per step")] = 128
+    epochs: Annotated[int, option("Training", help="epochs of fine-tuning after the cut")] = 20
+    learning_rate: Annotated[float, option("Training", "--lr", help="highest rate of fine-tuning")] = 0.01
+    batch_size: Annotated[int, option("Training", help="samples per step")] = 128
     schedule: Annotated[
         Literal["constant", "step", "cosine", "triangular", "linear"],
-        _option("Training", help="of the learning rate"),
+        option("Training", help="of the learning rate"),
     ] = "cosine"
-    weight_decay: Annotated[float, _option("Training", help="of fine-tuning")] = 5e-4
-    label_smoothing: Annotated[float, _option("Training", help="of fine-tuning, in [0, 1)")] = 0.0
-    distill: Annotated[bool, _option("Training", "--distill/--no-distill", help="also learn from the dense model")] = (
+    weight_decay: Annotated[float, option("Training", help="of fine-tuning")] = 5e-4
+    label_smoothing: Annotated[float, option("Training", help="of fine-tuning, in [0, 1)")] = 0.0
+    distill: Annotated[bool, option("Training", "--distill/--no-distill", help="also learn from the dense model")] = (
         False
     )
     temperature: Annotated[
-        float, _option("Training", "--distill-temperature", help="softens the dense model's outputs")
+        float, option("Training", "--distill-temperature", help="softens the dense model's outputs")
     ] = 4.0
     weight: Annotated[
-        float, _option("Training", "--distill-weight", help="of the dense model's outputs against the labels")
+        float, option("Training", "--distill-weight", help="of the dense model's outputs against the labels")
     ] = 0.9
     train_epochs: Annotated[
-        int, _option("Training", help="first train the dense model so long, where it has no weights")
+        int, option("Training", help="first train the dense model so long, where it has no weights")
     ] = 0
-    train_lr: Annotated[float, _option("Training", help="highest learning rate of that training")] = 0.1
+    train_lr: Annotated[float, option("Training", help="highest learning rate of that training")] = 0.1
 
 
 @dataclass(frozen=True)
 class CommonOptions:
     """What every command has."""
 
-    seed: Annotated[int, _option(None, help="of every random draw")] = 0
-    threads: Annotated[int | None, _option(None, help="CPU threads; without it, as torch chooses")] = None
-    device: Annotated[str, _option(None, help="auto, cpu, cuda, cuda:1 or mps")] = "auto"
-    as_json: Annotated[bool, _option(None, "--json", help="print the result as JSON")] = False
-    quiet: Annotated[bool, _option(None, "--quiet", "-q", help="show no progress")] = False
-    verbose: Annotated[bool, _option(None, "--verbose", "-v", help="show where an error came from")] = False
+    seed: Annotated[int, option(None, help="of every random draw")] = 0
+    threads: Annotated[int | None, option(None, help="CPU threads; without it, as torch chooses")] = None
+    device: Annotated[str, option(None, help="auto, cpu, cuda, cuda:1 or mps")] = "auto"
+    as_json: Annotated[bool, option(None, "--json", help="print the result as JSON")] = False
+    quiet: Annotated[bool, option(None, "--quiet", "-q", help="show no progress")] = False
+    verbose: Annotated[bool, option(None, "--verbose", "-v", help="show where an error came from")] = False
 
 
 @dataclass(frozen=True)
 class RunOptions:
     """Where a run goes."""
 
-    out: Annotated[Path, _option(None, "--out", "-o", help="folder of the run; made if it is not there")] = Path(
+    out: Annotated[Path, option(None, "--out", "-o", help="folder of the run; made if it is not there")] = Path(
         "secateur-run"
     )
-    force: Annotated[bool, _option(None, "--force", help="start over in the folder of another run")] = False
+    force: Annotated[bool, option(None, "--force", help="start over in the folder of another run")] = False
 
 
 def spread(command: Callable[..., None]) -> Callable[..., None]:

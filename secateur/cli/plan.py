@@ -29,9 +29,8 @@ def plan(
 
     if out is not None:
         recipe.check_target(out, force=force)
-    made = recipe.make_plan(
-        choices.subject(model, inputs, common), choices.budget(budget), choices.method(method, seed=common.seed)
-    )
+    limits, chosen = choices.budget(budget, method), choices.method(method, seed=common.seed)
+    made = recipe.make_plan(choices.subject(model, inputs, common), limits, chosen)
     if out is not None:
         recipe.write_plan(made.plan, out)
     if common.as_json:

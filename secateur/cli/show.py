@@ -3,16 +3,19 @@
 import json
 import sys
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
-    from secateur.recipe import PruneResult
+    from secateur.recipe import RunResult
     from secateur.report import Grid
     from secateur.training import Progress
 
 
 STARTED_WITH: ContextVar[tuple[str, ...]] = ContextVar("words of the command line", default=())
 """The words after ``secateur`` of the command that runs."""
+
+RESULTS: ContextVar[TextIO | None] = ContextVar("where JSON goes", default=None)
+"""Standard output, where the command leaves it to JSON alone; None: what it is now."""
 
 
 def words() -> tuple[str, ...]:
@@ -29,7 +32,7 @@ def progress(*, quiet: bool) -> "Progress":
 
 def show_json(value: Any) -> None:
     """Print ``value`` as JSON."""
-    print(json.dumps(value, indent=2, ensure_ascii=False))
+    print(json.dumps(value, indent=2, ensure_ascii=False), file=RESULTS.get())
 
 
 def show(*parts: "Grid | tuple[tuple[str, str], ...]") -> None:
@@ -45,12 +48,12 @@ def show(*parts: "Grid | tuple[tuple[str, str], ...]") -> None:
             print_facts(part, sys.stdout)
 
 
-def show_result(result: "PruneResult", *, as_json: bool) -> None:
-    """Print the result of a prune job."""
+def show_result(result: "RunResult", *, as_json: bool) -> None:
+    """Print the result of a run."""
     from secateur.report import result_facts, result_grid
 
     if as_json:
-        print(result.folder.joinpath("record.json").read_text(encoding="utf-8"), end="")
+        print(result.folder.joinpath("record.json").read_text(encoding="utf-8"), end="", file=RESULTS.get())
         return
     if result.was_complete:
         print(f"{result.folder}: this run was complete already; nothing was computed\n")

@@ -1,6 +1,8 @@
-"""Jobs that wire the other packages together: the prune job and its run directory, and the steps of it one by one."""
+"""What wires the other packages together: recipes, their runs and run directories, and the steps one by one."""
 
 from secateur.recipe.demo import demo_recipe as demo_recipe
+from secateur.recipe.job import RunResult as RunResult
+from secateur.recipe.job import compress as compress
 from secateur.recipe.plans import Checked as Checked
 from secateur.recipe.plans import MadePlan as MadePlan
 from secateur.recipe.plans import apply_plan as apply_plan
@@ -10,17 +12,28 @@ from secateur.recipe.plans import read_plan as read_plan
 from secateur.recipe.plans import verify_file as verify_file
 from secateur.recipe.plans import write_plan as write_plan
 from secateur.recipe.proving import require_proof as require_proof
-from secateur.recipe.prune import PruneResult as PruneResult
-from secateur.recipe.prune import prune as prune
+from secateur.recipe.reading import listed_recipes as listed_recipes
+from secateur.recipe.reading import read_recipe as read_recipe
+from secateur.recipe.reading import recipe_from as recipe_from
+from secateur.recipe.reading import recipe_names as recipe_names
+from secateur.recipe.reading import recipe_schema as recipe_schema
+from secateur.recipe.reading import recipe_text as recipe_text
 from secateur.recipe.rundir import RunDirectory as RunDirectory
+from secateur.recipe.rundir import recipe_yaml as recipe_yaml
 from secateur.recipe.saved import artifact_info as artifact_info
 from secateur.recipe.saved import artifact_json as artifact_json
 from secateur.recipe.saved import evaluate_file as evaluate_file
 from secateur.recipe.saved import export_file as export_file
+from secateur.recipe.sensitivity import SensitivityRecipe as SensitivityRecipe
+from secateur.recipe.sensitivity import SensitivityResult as SensitivityResult
+from secateur.recipe.sensitivity import compared_share as compared_share
+from secateur.recipe.sensitivity import measure_sensitivity as measure_sensitivity
+from secateur.recipe.sensitivity import parse_shares as parse_shares
 from secateur.recipe.settings import DataChoice as DataChoice
 from secateur.recipe.settings import Machine as Machine
+from secateur.recipe.settings import MaxDrop as MaxDrop
 from secateur.recipe.settings import ModelChoice as ModelChoice
-from secateur.recipe.settings import PruneRecipe as PruneRecipe
+from secateur.recipe.settings import Recipe as Recipe
 from secateur.recipe.settings import budget_from as budget_from
 from secateur.recipe.settings import dense_training as dense_training
 from secateur.recipe.settings import fine_tuning as fine_tuning
@@ -36,10 +49,13 @@ __all__ = [
     "DataChoice",
     "Machine",
     "MadePlan",
+    "MaxDrop",
     "ModelChoice",
-    "PruneRecipe",
-    "PruneResult",
+    "Recipe",
     "RunDirectory",
+    "RunResult",
+    "SensitivityRecipe",
+    "SensitivityResult",
     "Subject",
     "apply_plan",
     "artifact_info",
@@ -47,16 +63,26 @@ __all__ = [
     "budget_from",
     "build_subject",
     "check_target",
+    "compared_share",
+    "compress",
     "demo_recipe",
     "dense_training",
     "evaluate_file",
     "export_file",
     "fine_tuning",
+    "listed_recipes",
     "make_plan",
+    "measure_sensitivity",
     "parse_shape",
-    "prune",
+    "parse_shares",
     "read_data",
     "read_plan",
+    "read_recipe",
+    "recipe_from",
+    "recipe_names",
+    "recipe_schema",
+    "recipe_text",
+    "recipe_yaml",
     "require_proof",
     "settle",
     "shape_in_files",

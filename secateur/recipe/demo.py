@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from secateur.cost import Budget
 from secateur.methods import Magnitude
-from secateur.recipe.settings import DataChoice, Machine, ModelChoice, PruneRecipe
+from secateur.recipe.settings import DataChoice, Machine, ModelChoice, Recipe
 from secateur.training import Distillation, TrainSettings
 
 TRAINING = TrainSettings(batch_size=64)
@@ -14,7 +14,7 @@ FINE_TUNING = TrainSettings(
 EPOCHS = 12  # of each
 
 
-def demo_recipe(*, seed: int = 0, machine: Machine = Machine()) -> PruneRecipe:  # noqa: B008  (frozen)
+def demo_recipe(*, seed: int = 0, machine: Machine = Machine()) -> Recipe:  # noqa: B008  (frozen)
     """Return the recipe of ``secateur demo``.
 
     Its settings were chosen on a validation split of a fifth of the training data, over the seeds 0 to 4, where the
@@ -22,7 +22,7 @@ def demo_recipe(*, seed: int = 0, machine: Machine = Machine()) -> PruneRecipe: 
     8, because ONNX Runtime's convolutions are slower on odd ones. One thread unless ``machine`` says otherwise: a
     second one gains little on images of 8×8, and so the numbers do not depend on how many cores there are.
     """
-    return PruneRecipe(
+    return Recipe(
         model=ModelChoice(spec="digits-resnet"),
         data=DataChoice(spec="digits"),
         budget=Budget(macs=0.5),

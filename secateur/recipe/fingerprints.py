@@ -4,7 +4,7 @@ import hashlib
 from dataclasses import replace
 from pathlib import Path
 
-from secateur.data import PARQUET
+from secateur.data import data_fingerprint
 from secateur.errors import DataError, ModelError, SecateurError, UsageError
 from secateur.export import file_fingerprint
 from secateur.recipe.settings import DataChoice, ModelChoice
@@ -27,7 +27,18 @@ def with_fingerprint(choice: ModelChoice) -> ModelChoice:
         if not path.is_file():
             raise ModelError(f"there is no weight file {path}; give the path of a .safetensors or .pt file")
         weights = file_fingerprint(path)
-    return replace(choice, weights_fingerprint=weights, code_fingerprint=_code_fingerprint(choice.spec))
+        if choice.weights_fingerprint not in (None, weights):
+            raise ModelError(
+                f"the recipe was made with another weight file: it names the fingerprint {choice.weights_fingerprint}, "
+                f"and {path} has {weights}; give that file, or take weights_fingerprint out of the recipe"
+            )
+    code = _code_fingerprint(choice.spec)
+    if choice.code_fingerprint not in (None, code):
+        raise UsageError(
+            f"the recipe was made with other code: it names the fingerprint {choice.code_fingerprint}, and "
+            f"{choice.spec} has {code or 'none'}; give that code, or take code_fingerprint out of the recipe"
+        )
+    return replace(choice, weights_fingerprint=weights, code_fingerprint=code)
 
 
 def with_data_fingerprint(choice: DataChoice) -> DataChoice:
@@ -37,9 +48,13 @@ def with_data_fingerprint(choice: DataChoice) -> DataChoice:
         DataError: a parquet file cannot be read.
         UsageError: the code file is missing.
     """
-    if choice.spec.startswith(PARQUET):
-        return replace(choice, fingerprint=_folder_fingerprint(Path(choice.spec.removeprefix(PARQUET))))
-    return replace(choice, fingerprint=_code_fingerprint(choice.spec))
+    found = data_fingerprint(choice.spec, choice.root) or _code_fingerprint(choice.spec)
+    if choice.fingerprint is not None and choice.fingerprint != found:
+        raise DataError(
+            f"the recipe was made with other data: it names the fingerprint {choice.fingerprint}, and {choice.spec} "
+            f"has {found or 'none'}; give that data, or take data.fingerprint out of the recipe"
+        )
+    return replace(choice, fingerprint=found)
 
 
 def _code_fingerprint(spec: str) -> str | None:
@@ -50,13 +65,6 @@ def _code_fingerprint(spec: str) -> str | None:
         return _digest([path], UsageError)
     except FileNotFoundError:
         raise UsageError(f"there is no file {path}; give the path of a Python file, as path/file.py:function") from None
-
-
-def _folder_fingerprint(folder: Path) -> str | None:
-    """Return the fingerprint of the files that the data is read from; None where there are none."""
-    names = ("train", "validation", "test")
-    files = [file for name in names for file in sorted(folder.glob(f"{name}*.parquet"))]
-    return _digest(files, DataError) if files else None
 
 
 def _digest(files: list[Path], kind: type[SecateurError]) -> str:

@@ -1,4 +1,4 @@
-"""The prune job: from a dense model to a proved, fine-tuned, exported one, in a folder that can be continued."""
+"""A recipe's run: from a dense model to a proved, fine-tuned, exported one, in a folder that can be continued."""
 
 import contextlib
 import json
@@ -10,30 +10,33 @@ from pathlib import Path
 import torch
 
 from secateur import record as records
-from secateur.cost import MinimumWarning
+from secateur.cost import Budget, MinimumWarning
 from secateur.data import DataSource
 from secateur.errors import BudgetError, DataError, SecateurError
-from secateur.export import save
-from secateur.files import write_text
 from secateur.graph import ChannelGraph
 from secateur.methods import Compressed
-from secateur.methods.magnitude import decide
+from secateur.methods.running import nothing_to_cut
+from secateur.methods.scratch import from_scratch
 from secateur.randomness import derive_seed
+from secateur.recipe.checks import check_outputs, check_training, require_prunable
 from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
 from secateur.recipe.lock import locked, refuse_busy
 from secateur.recipe.measuring import Finished, Measured, measure_all
 from secateur.recipe.proving import proved_cut
-from secateur.recipe.rundir import FILES, RunDirectory
-from secateur.recipe.settings import PruneRecipe
-from secateur.recipe.subject import Subject, build_subject, check_outputs, read_data, settle
+from secateur.recipe.rundir import CURVE, FILES, RunDirectory
+from secateur.recipe.searching import first_budget, search_budget
+from secateur.recipe.settings import Recipe
+from secateur.recipe.subject import Subject, build_subject, read_data, settle
+from secateur.recipe.writing import write_compressed, write_dense
 from secateur.record import RunLog, RunRecord, TrainResult, environment, write_record
 from secateur.report import write_report
 from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
+from secateur.training.devices import memory_named
 
 
 @dataclass(frozen=True)
-class PruneResult:
-    """What the job leaves.
+class RunResult:
+    """What a run leaves.
 
     Attributes:
         folder: the run directory.
@@ -46,15 +49,15 @@ class PruneResult:
     was_complete: bool = False
 
 
-def prune(
-    recipe: PruneRecipe,
+def compress(
+    recipe: Recipe,
     out: Path | str,
     *,
     force: bool = False,
     command: Sequence[str] = (),
     progress: Progress | None = None,
-) -> PruneResult:
-    """Cut a model to a budget, fine-tune, prove, export and measure it; a run that was killed goes on.
+) -> RunResult:
+    """Train where asked for, cut, fine-tune, prove, export and measure; a run that was killed goes on.
 
     Args:
         recipe: what to do.
@@ -68,20 +71,22 @@ def prune(
             can be known; a proof that fails; a loss that is not finite.
         Interrupted: Ctrl-C; the same call continues.
     """
+    if recipe.data.download:
+        read_data(recipe.data, recipe.machine, model=recipe.model.spec)  # so that there is something to fingerprint
     recipe = replace(recipe, model=with_fingerprint(recipe.model), data=with_data_fingerprint(recipe.data))
     place = RunDirectory(Path(out))
     refuse_busy(place.folder)
     finished = place.enter(recipe, force=force)
     if finished is not None:
-        return PruneResult(place.folder, finished, was_complete=True)
+        return RunResult(place.folder, finished, was_complete=True)
     job = _Job.prepare(recipe, place, progress or Quiet())
     # Of several processes that train together the first one stands for all.
     with locked(place.folder) if join_processes().first else contextlib.nullcontext():
         finished = place.enter(recipe, force=force)  # another process may have been faster
         if finished is not None:
-            return PruneResult(place.folder, finished, was_complete=True)
+            return RunResult(place.folder, finished, was_complete=True)
         place.begin(recipe, force=force)
-        return PruneResult(place.folder, _logged(job, tuple(command)))
+        return RunResult(place.folder, _logged(job, tuple(command)))
 
 
 def _logged(job: "_Job", command: tuple[str, ...]) -> RunRecord:
@@ -103,7 +108,7 @@ def _logged(job: "_Job", command: tuple[str, ...]) -> RunRecord:
 class _Job:
     """One run, everything checked."""
 
-    recipe: PruneRecipe
+    recipe: Recipe
     place: RunDirectory
     progress: Progress
     subject: Subject
@@ -113,7 +118,7 @@ class _Job:
     log: RunLog
 
     @classmethod
-    def prepare(cls, recipe: PruneRecipe, place: RunDirectory, progress: Progress) -> "_Job":
+    def prepare(cls, recipe: Recipe, place: RunDirectory, progress: Progress) -> "_Job":
         """Read and build everything, and decide once, so that whatever cannot work fails before work starts."""
         device = settle(recipe.machine)
         data = read_data(recipe.data, recipe.machine, model=recipe.model.spec)
@@ -125,18 +130,22 @@ class _Job:
             )
         subject = build_subject(recipe.model, data=data, device=device, seed=recipe.seed)
         graph = subject.trace()
+        require_prunable(graph)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MinimumWarning)  # said again when the cut is decided for good
             # Sizes alone tell whether the budget can be met, so untrained weights do for this.
-            plan = decide(graph, subject.model, recipe.budget, recipe.method)
+            budget = first_budget(recipe, graph)
+            plan = recipe.method.decide(graph, subject.model, budget)
         task = SupervisedTask(data, settings=recipe.train, seed=recipe.seed, device=str(device), progress=progress)
-        with torch.no_grad():
+        with torch.no_grad(), memory_named(recipe.train.batch_size):
             # One batch tells whether the outputs fit the labels.
             batch = next(iter(task.batches(1)))
             check_outputs(subject.model(batch[0]), len(batch[1]), data)
             task.loss(subject.model, batch)
+        if (recipe.train_epochs or recipe.method.finetune_epochs) and len(batch[1]) > 1:
+            check_training(subject.model, batch, data, task.loss)
         if plan.is_empty:
-            raise BudgetError(f"the model already holds {recipe.budget.describe()}: there is nothing to cut")
+            raise BudgetError(nothing_to_cut(budget))
         proved_cut(subject.model, plan, subject.example_inputs)
         return cls(recipe, place, progress, subject, data, graph, task, RunLog(place.path("log")))
 
@@ -149,27 +158,35 @@ class _Job:
             if begun is None or not begun.state.done:
                 self.tell(f"training the dense model: {self.recipe.train_epochs} epoch(s)")
             phases = (store.train("dense", self.task, self.subject.model, epochs=self.recipe.train_epochs),)
-            self.write_dense()
+            write_dense(self.place, self.recipe, self.subject, self.data)
         dense = self.task.evaluate(self.subject.model)
         self.tell(f"dense model: top-1 {dense.top1:.2%}, loss {dense.loss:.4f} on the validation split")
-        compressed = self.compress(store)
-        self.write(compressed)
+        search = search_budget(
+            self.recipe, self.subject.model, self.tuning_task(), self.place.folder, store=store, tell=self.tell
+        )
+        budget = self.recipe.budget if search is None else search.budget
+        compressed = self.compress(store, budget)
+        write_compressed(self.place, self.recipe, self.subject, self.data, compressed, budget)
         measured = measure_all(
             Finished(
                 subject=self.subject,
                 data=self.data,
                 graph=self.graph,
                 plan=compressed.plan,
-                steps=self.recipe.method.steps,
+                trained_between_cuts=compressed.record.trained_between_cuts,
                 after_cut=compressed.record.after_cut,
                 task=self.task,
                 model_file=self.place.path("model"),
                 onnx_file=self.place.path("onnx"),
+                exports_onnx="onnx" in self.recipe.export,
                 threads=self.recipe.machine.threads or 1,
             ),
             self.tell,
         )
         record = self.record(command, phases, compressed, measured)
+        if search is not None:
+            curve = {what: FILES[what] for what in CURVE if self.place.path(what).exists()}
+            record = replace(record, notes=(*record.notes, *search.notes), files={**record.files, **curve})
         written = write_report(self.place.folder, record, compressed.plan)
         if FILES["figure"] in written:
             record = replace(record, files={**record.files, "figure": FILES["figure"]})
@@ -177,51 +194,35 @@ class _Job:
         write_record(self.place.path("record"), record)
         return record
 
-    def compress(self, store: Store) -> Compressed:
-        """Cut, prove and fine-tune."""
-        task = SupervisedTask(
+    def compress(self, store: Store, budget: Budget | None) -> Compressed:
+        """Cut, prove, and fine-tune or train the control."""
+        recipe, method = self.recipe, self.recipe.method
+        task = self.tuning_task()
+        if recipe.control is None:
+            return method.compress(self.subject.model, task, budget, store=store, progress=self.tell)
+        found = replace(method, finetune_epochs=0).compress(
+            self.subject.model, task, budget, store=store, progress=self.tell
+        )
+        epochs = method.finetune_epochs + sum(len(phase.epochs) for phase in found.record.phases)
+        fresh = build_subject(
+            replace(recipe.model, weights=None, weights_fingerprint=None),
+            data=self.data,
+            device=self.task.device,
+            seed=derive_seed(recipe.seed, "scratch"),
+        )
+        return from_scratch(
+            found, fresh.model, self.task, epochs=epochs, settings=recipe.train, store=store, progress=self.tell
+        )
+
+    def tuning_task(self) -> SupervisedTask:
+        """Return the task that fine-tunes, with the dense model as its teacher where it distils."""
+        return SupervisedTask(
             self.data,
             settings=self.recipe.method.finetune or self.recipe.train,
             seed=self.recipe.seed,
             device=str(self.task.device),
             teacher=self.subject.model if self.recipe.distills else None,
             progress=self.progress,
-        )
-        return self.recipe.method.compress(
-            self.subject.model, task, self.recipe.budget, store=store, progress=self.tell
-        )
-
-    def write_dense(self) -> None:
-        """Write the dense model that the job trained itself, for other cuts of it."""
-        save(
-            self.subject.model,
-            self.place.path("dense"),
-            preprocessing=self.subject.preprocessing,
-            builder=self.subject.builder,
-            provenance={
-                "data": _without_folder(self.data.name),
-                "train_epochs": self.recipe.train_epochs,
-                "seed": self.recipe.seed,
-            },
-        )
-
-    def write(self, compressed: Compressed) -> None:
-        """Write the plan and the model file, whose bytes depend on the recipe alone."""
-        write_text(self.place.path("plan"), json.dumps(compressed.plan.to_json(), indent=1) + "\n")
-        save(
-            compressed.model,
-            self.place.path("model"),
-            plan=compressed.plan,
-            preprocessing=self.subject.preprocessing,
-            builder=self.subject.builder,
-            provenance={
-                "source_weights": self.recipe.model.weights_fingerprint,
-                "data": _without_folder(self.data.name),
-                "budget": self.recipe.budget.describe(),
-                "method": compressed.record.method,
-                "criterion": self.recipe.method.criterion,
-                "seed": self.recipe.seed,
-            },
         )
 
     def record(
@@ -257,9 +258,3 @@ class _Job:
         """Show a line, and log it."""
         self.progress.note(message)
         self.log.append("note", text=message)
-
-
-def _without_folder(name: str) -> str:
-    """Return the name of a data set without the folders of this machine, which are nobody else's business."""
-    kind, separator, path = name.partition(":") if name.startswith("parquet:") else ("", "", name)
-    return f"{kind}{separator}{Path(path).name}"

@@ -46,11 +46,12 @@ class Finished:
         data: what it is evaluated on.
         graph: of the dense model.
         plan: what was cut.
-        steps: in how many cuts; with training between them the cut model is not the dense one cut.
+        trained_between_cuts: whether there was training after a cut, so that the cut model is not the dense one cut.
         after_cut: accuracy on the validation split right after the last cut, as the method measured it.
         task: evaluates.
         model_file: the fine-tuned model.
         onnx_file: where its ONNX file goes.
+        exports_onnx: whether there is to be one.
         threads: that latency is measured with; idle threads of one model disturb the other, so 1 is steadiest.
     """
 
@@ -58,11 +59,12 @@ class Finished:
     data: DataSource
     graph: ChannelGraph
     plan: Plan
-    steps: int
+    trained_between_cuts: bool
     after_cut: Evaluation | None
     task: SupervisedTask
     model_file: Path
     onnx_file: Path
+    exports_onnx: bool
     threads: int
 
     @property
@@ -100,8 +102,10 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
         _note(found, "cut", size_bytes=finished.model_file.stat().st_size)
         tuned, _ = open_classifier(finished.model_file, device=finished.task.device, code=finished.code)
         assert isinstance(tuned, nn.Module)
-        tell("exporting ONNX and evaluating the file in ONNX Runtime")
-        exported = _export(finished, found, tuned, dense_onnx)
+        exported = False
+        if finished.exports_onnx:
+            tell("exporting ONNX and evaluating the file in ONNX Runtime")
+            exported = _export(finished, found, tuned, dense_onnx)
         tell(f"measuring latency: {LATENCY_REPEATS} runs each, in turn, {finished.threads} thread(s)")
         _time(finished, found, tuned, dense_onnx if exported else None)
     return found
@@ -110,11 +114,11 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
 def _after_cut(finished: Finished, found: Measured) -> Measurement:
     """Return what the model is right after the last cut; with training between cuts only the method saw it."""
     graph = finished.graph.after(finished.plan)
-    if finished.steps == 1:
+    if not finished.trained_between_cuts:
         return _measured(finished, apply(finished.subject.model, finished.plan, verify_with=None), graph)
     seen = finished.after_cut
     found.notes.append(
-        f"cut in {finished.steps} steps with training between them: the row 'cut' is the model right after the last "
+        "cut in steps with training between them: the row 'cut' is the model right after the last "
         "step, which was evaluated on the validation split only"
         + (f" (top-1 {seen.top1:.2%}, loss {seen.loss:.4f})" if seen is not None else "")
     )

@@ -15,8 +15,8 @@ from secateur.export import inspect as inspect_file
 from secateur.export import load, save
 from secateur.files import write_text
 from secateur.graph import ChannelGraph, Plan, Proof, apply, verify
-from secateur.methods import Magnitude
-from secateur.methods.magnitude import decide
+from secateur.methods import Method
+from secateur.recipe.checks import require_prunable
 from secateur.recipe.proving import proved_cut
 from secateur.recipe.rundir import refuse_file_above
 from secateur.recipe.subject import Subject
@@ -53,17 +53,19 @@ class Checked:
     compared: str
 
 
-def make_plan(subject: Subject, budget: Budget, method: Magnitude) -> MadePlan:
+def make_plan(subject: Subject, budget: Budget | None, method: Method) -> MadePlan:
     """Decide what to cut; nothing is touched.
 
     Raises:
         BudgetError: the budget cannot be met.
+        ModelError: nothing of the model can be cut.
         TraceError: the model does not run.
     """
     graph = subject.trace()
+    require_prunable(graph)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MinimumWarning)
-        plan = decide(graph, subject.model, budget, method)
+        plan = method.decide(graph, subject.model, budget)
     notes = [str(warning.message) for warning in caught if issubclass(warning.category, MinimumWarning)]
     if not subject.has_weights:
         notes.append("no --weights were given, so the scores are those of random weights")

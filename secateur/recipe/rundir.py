@@ -10,10 +10,10 @@ import yaml
 from secateur.errors import ArtifactError, UsageError
 from secateur.files import write_text
 from secateur.recipe.lock import LOCK
-from secateur.recipe.settings import PruneRecipe, first_difference
+from secateur.recipe.settings import Recipe, first_difference
 from secateur.record import RunRecord, read_record
 
-MARK = "# secateur run, format 1. Written by `secateur prune`; the same command continues or repeats the run.\n"
+MARK = "# secateur run, format 1. Written by secateur; the command that began the run continues or repeats it.\n"
 
 FILES = {
     "recipe": "recipe.yaml",
@@ -21,12 +21,19 @@ FILES = {
     "log": "log.jsonl",
     "plan": "plan.json",
     "dense": "dense.safetensors",
+    "search": "search.json",
+    "tradeoff": "tradeoff.md",
+    "tradeoff_png": "tradeoff.png",
+    "tradeoff_svg": "tradeoff.svg",
     "model": "model.safetensors",
     "onnx": "model.onnx",
     "report": "report.md",
     "figure": "report.png",
 }
 """What a run writes beside ``checkpoint/``, by what it is."""
+
+CURVE = ("search", "tradeoff", "tradeoff_png", "tradeoff_svg")
+"""Those of :data:`FILES` that only the search for the smallest model writes."""
 
 CHECKPOINT = "checkpoint"
 
@@ -53,7 +60,7 @@ class RunDirectory:
         """The folder of the phase store."""
         return self.folder / CHECKPOINT
 
-    def enter(self, recipe: PruneRecipe, *, force: bool = False) -> RunRecord | None:
+    def enter(self, recipe: Recipe, *, force: bool = False) -> RunRecord | None:
         """Take the folder for ``recipe``; nothing is written yet.
 
         Args:
@@ -96,7 +103,7 @@ class RunDirectory:
             )
         return self._finished()
 
-    def begin(self, recipe: PruneRecipe, *, force: bool = False) -> None:
+    def begin(self, recipe: Recipe, *, force: bool = False) -> None:
         """Write the recipe: from now on the folder is this run's.
 
         Args:
@@ -109,8 +116,7 @@ class RunDirectory:
         if force:
             self.clear()
         if not self.path("recipe").exists():
-            text = yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True)
-            write_text(self.path("recipe"), MARK + text)
+            write_text(self.path("recipe"), MARK + recipe_yaml(recipe))
 
     def clear(self) -> None:
         """Remove the files that a run writes, and only those."""
@@ -118,15 +124,18 @@ class RunDirectory:
             (self.folder / name).unlink(missing_ok=True)
             for path in self.folder.glob(f".{name}.*.part"):
                 path.unlink()
-        for folder in (self.checkpoint / "phases", self.checkpoint / "data"):
+        candidates = self.checkpoint / "candidates"
+        own = [folder / kind for folder in sorted(candidates.glob("*-of-*")) for kind in ("phases", "data")]
+        for folder in (self.checkpoint / "phases", self.checkpoint / "data", *own):
             for path in folder.glob("*.safetensors"):
                 path.unlink()
             for path in folder.glob(".*.part"):
                 path.unlink()
             with contextlib.suppress(OSError):
                 folder.rmdir()
-        with contextlib.suppress(OSError):
-            self.checkpoint.rmdir()
+        for folder in (*candidates.glob("*-of-*"), candidates, self.checkpoint):
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def _settings(self, found: list[str]) -> dict[str, Any] | None:
         """Return the settings of the run in the folder, or None where they cannot be read."""
@@ -152,6 +161,12 @@ class RunDirectory:
             if all((self.folder / name).exists() for name in record.files.values()):
                 return record
         return None
+
+
+def recipe_yaml(recipe: Recipe) -> str:
+    """Return a recipe with all of its settings, as YAML."""
+    text: str = yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True, width=120)
+    return text
 
 
 def refuse_file_above(path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from secateur.data import DataSource, normalization_named
+from secateur.data import DataSource, Resizing, normalization_named
 from secateur.errors import SecateurError, UsageError
 from secateur.export import ArtifactInfo, OnnxModel, OnnxReport, Preprocessing, export_onnx, load_built
 from secateur.export import inspect as inspect_file
@@ -148,6 +148,7 @@ def _data_for(path: Path, choice: DataChoice, preprocessing: Preprocessing | Non
     """Load the data, normalised as the file says; only a file that does not say leaves it to ``choice``."""
     if preprocessing is None:
         return read_data(choice, machine)
+    choice = _at_the_size_of(preprocessing, choice, machine)
     wanted = preprocessing.normalization
     if choice.normalize is not None:
         asked = normalization_named(choice.normalize)
@@ -160,6 +161,16 @@ def _data_for(path: Path, choice: DataChoice, preprocessing: Preprocessing | Non
         if data.normalization.for_channels(data.sample_shape[0]) == wanted:
             return data
     return read_data(dataclasses.replace(choice, normalize=str(wanted)), machine)
+
+
+def _at_the_size_of(preprocessing: Preprocessing, choice: DataChoice, machine: Machine) -> DataChoice:
+    """Return ``choice`` with images made as large as the file says, where the data makes them of one size at all."""
+    height, width = preprocessing.size
+    if choice.augmentation is None and height == width:
+        data = read_data(dataclasses.replace(choice, normalize=None), machine)
+        if isinstance(getattr(data, "augmentation", None), Resizing):
+            return dataclasses.replace(choice, augmentation=f"imagenet:{height}")
+    return choice
 
 
 def _preprocessing(path: Path) -> Preprocessing | None:

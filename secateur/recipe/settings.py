@@ -1,15 +1,19 @@
-"""The recipe of a prune job: every setting that decides its result, in one frozen object."""
+"""The recipe of a run: every setting that decides its result, in one frozen object."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter
 
 from secateur.cost import Budget, parse_amount
 from secateur.errors import BudgetError, UsageError
-from secateur.methods import Magnitude
+from secateur.methods import AnyMethod, Magnitude
+from secateur.methods.smallest import check_search
 from secateur.training import Distillation, TrainSettings
+
+FORMAT = 1
+"""Of recipes; one of another format is refused."""
 
 BUDGET_OPTIONS = ("macs", "params", "nonzeros", "size_bytes", "activation_bytes", "latency_ms")
 
@@ -42,8 +46,11 @@ class DataChoice:
     spec: str  # as in secateur.data.load_data
     root: str = "data"
     normalize: str | None = None  # None: what suits the data, or else the model
-    validation_share: float = 0.1
-    fingerprint: str | None = None  # of the parquet files, or of the user's file that makes the data
+    augmentation: str | None = None  # of training images; None: what suits the data
+    validation_share: float = 0.1  # of the training data, where the data brings no validation split
+    train_share: float = 1.0  # of what is left of the training data, for short trials
+    download: bool = False  # fetch what is missing, where there is internet
+    fingerprint: str | None = None  # of the data's files, or of the user's file that makes the data
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,33 +65,72 @@ class Machine:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PruneRecipe:
-    """Cut a model to a budget, fine-tune it, prove it, ship it."""
+class MaxDrop:
+    """The smallest model whose validation accuracy stays within some points of the dense one's, in place of a budget.
+
+    Found by bisection over budgets; each candidate is cut and given the same short recovery.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
+    points: float  # of top-1 accuracy, in percent points
+    amount: str = "macs"  # what is made small: a name of BUDGET_OPTIONS
+    recovery_epochs: int = 1  # of fine-tuning that every candidate gets
+    tolerance: float = 0.02  # width of the last bracket, as a share of the original
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot work."""
+        check_search(
+            max_drop_points=self.points,
+            amount=self.amount,
+            recovery_epochs=self.recovery_epochs,
+            tolerance=self.tolerance,
+            least=None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Train, prune, fine-tune or distil, export, evaluate: one run from a dense model to a proved smaller one."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    secateur: int = FORMAT  # format of the recipe
+    title: str = ""  # one line that says what it is
     model: ModelChoice
     data: DataChoice
-    budget: Budget
-    method: Magnitude = field(default_factory=lambda: Magnitude(finetune=FINE_TUNING))
     train_epochs: int = 0  # of the dense model, before the cut; needed where there are no weights
-    train: TrainSettings = DENSE_TRAINING
+    train: TrainSettings = DENSE_TRAINING  # of the dense model, and of the control
+    budget: Budget | None = None  # what the result may cost; None where ratios or max_drop decide
+    max_drop: MaxDrop | None = None  # the smallest model within so many points
+    method: AnyMethod = field(default_factory=lambda: Magnitude(finetune=FINE_TUNING))
+    control: Literal["scratch"] | None = None  # scratch: train what the method found from random weights instead
+    export: tuple[Literal["onnx"], ...] = ("onnx",)  # files beside the model file
     seed: int = 0
     machine: Machine = Machine()
 
     def __post_init__(self) -> None:
         """Refuse settings that contradict each other."""
+        if self.secateur != FORMAT:
+            raise UsageError(
+                f"the recipe has format {self.secateur}, but this version of Secateur reads format {FORMAT}; use the "
+                "version that it was made for, or write it anew from `secateur recipe --schema`"
+            )
         if self.train_epochs < 0:
             raise UsageError(f"train_epochs is {self.train_epochs}, but must be at least 0")
         if self.model.weights is None and self.train_epochs == 0:
             raise UsageError(
-                "the model has no weights: give the file of a trained model with --weights, or train it first with "
-                "--train-epochs"
+                "the model has no weights: give the file of a trained model with --weights (model.weights in a "
+                "recipe), or train it first with --train-epochs"
             )
         if self.model.weights is not None and self.train_epochs > 0:
             raise UsageError(
                 f"there are weights ({self.model.weights}) and train_epochs is {self.train_epochs}, which would train "
                 "them anew; leave out --weights or --train-epochs"
+            )
+        if self.control is not None and self.method.finetune_epochs == 0:
+            raise UsageError(
+                "the control trains as long as the method fine-tunes, and finetune_epochs is 0; give --epochs"
             )
 
     @property
@@ -94,11 +140,12 @@ class PruneRecipe:
 
     def to_json(self) -> dict[str, JsonValue]:
         """Return all settings as JSON."""
-        values: dict[str, JsonValue] = _RECIPE.dump_python(self, mode="json")
+        values: dict[str, JsonValue] = RECIPE.dump_python(self, mode="json")
         return values
 
 
-_RECIPE: TypeAdapter[PruneRecipe] = TypeAdapter(PruneRecipe)
+RECIPE: TypeAdapter[Recipe] = TypeAdapter(Recipe)
+"""Reads and writes recipes."""
 
 
 def budget_from(amounts: Mapping[str, str | None]) -> Budget:
@@ -152,6 +199,10 @@ def dense_training(learning_rate: float, batch_size: int) -> TrainSettings:
     return replace(DENSE_TRAINING, learning_rate=learning_rate, batch_size=batch_size)
 
 
+UNDECISIVE = ("machine.", "title", "data.download")
+"""Beginnings of the names of settings that do not touch the result."""
+
+
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """Return (setting, value before, value now) of the first setting that decides the result and differs, or None."""
     then, this = dict(_flat(before)), dict(_flat(now))
@@ -160,7 +211,7 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
         then.pop("model.weights", None)
         this.pop("model.weights", None)
     for name in dict.fromkeys((*this, *then)):
-        if not name.startswith("machine.") and then.get(name) != this.get(name):
+        if not name.startswith(UNDECISIVE) and then.get(name) != this.get(name):
             return name, then.get(name), this.get(name)
     return None
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from secateur.data import DATA_SETS, DataSource, load_data
+from secateur.data import DATA_SETS, DataSource, TrainShare, load_data
 from secateur.errors import ArtifactError, DataError, TraceError, UsageError
 from secateur.export import Builder, Preprocessing, preprocessing_of
 from secateur.export import inspect as inspect_file
@@ -68,9 +68,7 @@ class Subject:
             if self.data is None:
                 raise
             shape = _times(self.data.sample_shape)
-            raise DataError(
-                f"the model does not run on images of {self.data.name}, which are {shape}: {error}"
-            ) from error
+            raise DataError(f"with images of {self.data.name}, which are {shape}, {error}") from error
 
 
 def settle(machine: Machine) -> torch.device:
@@ -99,13 +97,15 @@ def read_data(choice: DataChoice, machine: Machine, *, model: str | None = None)
         root=choice.root,
         validation_share=choice.validation_share,
         normalize=normalize,
+        augmentation=choice.augmentation,
+        download=choice.download,
         workers=machine.workers,
     )
     required: tuple[Split, ...] = ("train", "test")
     for split in required:
         if data.size(split) == 0:
             raise DataError(f"the {split} split of {data.name} is empty; give data with samples in it")
-    return data
+    return data if choice.train_share == 1 else TrainShare(data, choice.train_share)
 
 
 def build_subject(
@@ -167,25 +167,6 @@ def parse_shape(text: str) -> Shape:
         raise UsageError(f"the input shape is {text!r}; give channels, height and width, such as 3x32x32")
     channels, height, width = map(int, parts)
     return channels, height, width
-
-
-def check_outputs(outputs: object, samples: int, data: DataSource) -> None:
-    """Refuse what a model returned for a batch if it is not one row of logits per sample.
-
-    Raises:
-        DataError: with what it returned instead.
-    """
-    if not isinstance(outputs, Tensor):
-        article = "an" if type(outputs).__name__[0] in "aeiouAEIOU" else "a"
-        raise DataError(
-            f"the model must return logits of shape (N, {data.num_classes}) in eval mode, but returned {article} "
-            f"{type(outputs).__name__}; wrap it in a file.py:function that returns the logits alone"
-        )
-    if outputs.ndim != 2 or len(outputs) != samples:
-        raise DataError(
-            f"the model must return logits of shape (N, {data.num_classes}), but for N = {samples} returned "
-            f"{tuple(outputs.shape)}; give a classifier"
-        )
 
 
 def shape_in_files(paths: Iterable[Path]) -> Shape | None:

@@ -1,5 +1,8 @@
 """Run records, graphs and model files as tables, and one page per run."""
 
+from secateur.report.curves import sensitivity_facts as sensitivity_facts
+from secateur.report.curves import sensitivity_grid as sensitivity_grid
+from secateur.report.curves import write_curves as write_curves
 from secateur.report.grid import Grid as Grid
 from secateur.report.grid import print_facts as print_facts
 from secateur.report.grid import print_grid as print_grid
@@ -16,6 +19,7 @@ from secateur.report.structure import groups_grid as groups_grid
 from secateur.report.structure import plan_grid as plan_grid
 from secateur.report.structure import profile_facts as profile_facts
 from secateur.report.structure import profile_grid as profile_grid
+from secateur.report.tradeoff import write_tradeoff as write_tradeoff
 
 __all__ = [
     "MODELS",
@@ -33,5 +37,9 @@ __all__ = [
     "report_markdown",
     "result_facts",
     "result_grid",
+    "sensitivity_facts",
+    "sensitivity_grid",
+    "write_curves",
     "write_report",
+    "write_tradeoff",
 ]

@@ -8,7 +8,7 @@ from secateur.graph import Plan
 from secateur.record import RunRecord, TrainResult
 from secateur.report.figure import write_figure
 from secateur.report.grid import Grid
-from secateur.report.result import MODELS, result_facts, result_grid
+from secateur.report.result import model_titles, result_facts, result_grid
 from secateur.report.values import share
 
 
@@ -38,7 +38,7 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
     facts = "\n".join(f"* **{label}**: {text}" for label, text in result_facts(record))
     parts = [
         f"# {_title(record)}",
-        f"`{shlex.join(record.command) or 'secateur.recipe.prune'}`",
+        f"`{shlex.join(record.command) or 'secateur.recipe.compress'}`",
         f"## {result.title}",
         result.to_markdown(),
         facts,
@@ -59,7 +59,7 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
 def exact_grid(record: RunRecord) -> Grid:
     """Return the counts without rounding, and the accuracy on both splits."""
     rows = []
-    for key, title in MODELS.items():
+    for key, title in model_titles(record).items():
         value = record.measurements.get(key)
         if value is None:
             continue

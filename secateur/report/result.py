@@ -24,7 +24,9 @@ def result_grid(record: RunRecord) -> Grid:
     """Return the before/after table of a run."""
     dense = record.measurements.get("dense", Measurement())
     rows = [
-        (title, *_cells(record.measurements[key], dense)) for key, title in MODELS.items() if key in record.measurements
+        (title, *_cells(record.measurements[key], dense))
+        for key, title in model_titles(record).items()
+        if key in record.measurements
     ]
     samples = dense.test.samples if dense.test else 0
     return Grid(
@@ -32,6 +34,13 @@ def result_grid(record: RunRecord) -> Grid:
         headers=("model", "top-1", "loss", "MACs", "parameters", "file", "peak activations", "latency"),
         rows=tuple(rows),
     )
+
+
+def model_titles(record: RunRecord) -> dict[str, str]:
+    """Return what the measured models of a run are called; a control was not fine-tuned."""
+    if record.settings.get("control") != "scratch":
+        return MODELS
+    return {key: title.replace("fine-tuned", "from scratch") for key, title in MODELS.items()}
 
 
 def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[tuple[str, str], ...]:

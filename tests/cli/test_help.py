@@ -5,7 +5,20 @@ import sys
 import pytest
 from cli_command import ENVIRONMENT, run
 
-COMMANDS = ("demo", "prune", "plan", "apply", "verify", "evaluate", "export", "groups", "profile", "inspect")
+COMMANDS = (
+    "demo",
+    "prune",
+    "compress",
+    "sensitivity",
+    "plan",
+    "apply",
+    "verify",
+    "evaluate",
+    "export",
+    "groups",
+    "profile",
+    "inspect",
+)
 
 
 def test_help_is_fast_because_it_imports_nothing_heavy() -> None:

@@ -11,7 +11,7 @@ from secateur.recipe import (
     DataChoice,
     Machine,
     ModelChoice,
-    PruneRecipe,
+    Recipe,
     RunDirectory,
     budget_from,
     build_subject,
@@ -24,8 +24,8 @@ from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
 from secateur.recipe.settings import first_difference
 
 
-def recipe() -> PruneRecipe:
-    return PruneRecipe(
+def recipe() -> Recipe:
+    return Recipe(
         model=ModelChoice(spec="digits-resnet", weights="a.safetensors", weights_fingerprint="abc"),
         data=DataChoice(spec="digits"),
         budget=Budget(macs=0.5),

@@ -1,0 +1,62 @@
+"""``secateur compress``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from secateur.cli import show
+from secateur.cli.options import RunOptions, option, spread
+
+
+@spread
+def compress(
+    recipe: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="a .yaml file, or a name of `secateur recipe --list`")
+    ],
+    run: RunOptions,
+    settings: Annotated[
+        list[str] | None,
+        option("Recipe", "--set", metavar="KEY=VALUE", help="replace a setting: --set budget.macs=0.4; repeatable"),
+    ] = None,
+    allow_code: Annotated[
+        bool, option("Recipe", "--allow-code", help="run the file.py:function that the recipe names")
+    ] = False,
+    dry_run: Annotated[
+        bool, option("Recipe", "--dry-run", help="only check the recipe, and print it with all settings")
+    ] = False,
+    threads: Annotated[int | None, option(None, help="CPU threads; without it, as the recipe says")] = None,
+    device: Annotated[str | None, option(None, help="auto, cpu, cuda, cuda:1 or mps")] = None,
+    as_json: Annotated[bool, option(None, "--json", help="print the result as JSON")] = False,
+    quiet: Annotated[bool, option(None, "--quiet", "-q", help="show no progress")] = False,
+    verbose: Annotated[bool, option(None, "--verbose", "-v", help="show where an error came from")] = False,
+) -> None:
+    """Run a recipe: train, prune, fine-tune or distil, export, evaluate.
+
+    A recipe holds every setting of a run. The folder of the run gets the model file, an ONNX file, the plan, a report,
+    the recipe as it was run, and checkpoints: the same command continues a run that was stopped.
+
+    Example: `secateur compress l1-resnet56-b --set data.root=datasets --set model.weights=resnet56.safetensors --set
+    train_epochs=0 --out runs/r56-b`
+    """
+    del verbose  # read by the command itself
+    from dataclasses import replace
+
+    from secateur import recipe as recipes
+
+    chosen = recipes.read_recipe(recipe, settings or (), allow_code=allow_code)
+    place = chosen.machine
+    chosen = replace(
+        chosen,
+        machine=replace(
+            place,
+            threads=place.threads if threads is None else threads,
+            device=place.device if device is None else device,
+        ),
+    )
+    if dry_run:
+        print(recipes.recipe_yaml(chosen), end="")
+        return
+    out = run.out if run.out != RunOptions.out else Path(f"{Path(recipe).stem}-run")
+    result = recipes.compress(chosen, out, force=run.force, command=show.words(), progress=show.progress(quiet=quiet))
+    show.show_result(result, as_json=as_json)

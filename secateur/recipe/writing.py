@@ -1,0 +1,64 @@
+"""The files that a run leaves for others: the dense model that it trained, the plan, and the cut model."""
+
+import json
+from pathlib import Path
+
+from secateur.cost import Budget
+from secateur.data import DataSource
+from secateur.export import save
+from secateur.files import write_text
+from secateur.methods import Compressed
+from secateur.recipe.rundir import RunDirectory
+from secateur.recipe.settings import Recipe
+from secateur.recipe.subject import Subject
+
+
+def write_dense(place: RunDirectory, recipe: Recipe, subject: Subject, data: DataSource) -> None:
+    """Write the dense model that the run trained itself, for other cuts of it."""
+    save(
+        subject.model,
+        place.path("dense"),
+        preprocessing=subject.preprocessing,
+        builder=subject.builder,
+        provenance={
+            "data": without_folder(data.name),
+            "train_epochs": recipe.train_epochs,
+            "seed": recipe.seed,
+        },
+    )
+
+
+def write_compressed(
+    place: RunDirectory,
+    recipe: Recipe,
+    subject: Subject,
+    data: DataSource,
+    compressed: Compressed,
+    budget: Budget | None,
+) -> None:
+    """Write the plan and the model file, whose bytes depend on the recipe alone."""
+    write_text(place.path("plan"), json.dumps(compressed.plan.to_json(), indent=1) + "\n")
+    save(
+        compressed.model,
+        place.path("model"),
+        plan=compressed.plan,
+        preprocessing=subject.preprocessing,
+        builder=subject.builder,
+        provenance={
+            "source_weights": recipe.model.weights_fingerprint,
+            "data": without_folder(data.name),
+            "budget": None if budget is None else budget.describe(),
+            "method": compressed.record.method,
+            "method_settings": compressed.record.settings,
+            "control": recipe.control,
+            "seed": recipe.seed,
+        },
+    )
+
+
+def without_folder(name: str) -> str:
+    """Return the name of a data set without the folders of this machine, which are nobody else's business."""
+    kind, separator, path = (
+        name.partition(":") if name.startswith(("parquet:", "folder:", "cub200:")) else ("", "", name)
+    )
+    return f"{kind}{separator}{Path(path).name}"
