@@ -125,11 +125,72 @@ def seeds(record: dict[str, Any]) -> str:
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
 
 
+def arms(record: dict[str, Any]) -> str:
+    """Ways to prune at one budget, paired by seed with one of them."""
+    rows = []
+    for row in record["rows"]:
+        gap = row["difference_to_reference"]
+        after_cut = [value for value in row["after_cut_test_top1"] if value is not None]
+        rows.append(
+            [
+                row["arm"],
+                f"{row['macs'] / 1e6:.2f}M",
+                f"{row['params']:,}",
+                f"{100 * sum(after_cut) / len(after_cut):.2f}" if after_cut and row["arm"] != "scratch" else "",
+                ", ".join(f"{100 * value:.2f}" for value in row["test_top1"]),
+                "–" if gap is None else f"{100 * gap['mean']:+.2f} [{100 * gap['low']:+.2f}, {100 * gap['high']:+.2f}]",
+            ]
+        )
+    head = [
+        "arm",
+        "MACs",
+        "parameters",
+        "test top-1 % right after the cut",
+        f"test top-1 %, seeds {', '.join(map(str, record['seeds']))}",
+        f"points against {record['reference']}, 95 % interval",
+    ]
+    note = (
+        f"{record['what']}; the dense model has {100 * record['dense_test_top1']:.2f} % there before any training on "
+        f"it. Interval: Student's t over the paired seeds. {record['samples']:,} test samples, last epoch; "
+        f"{_machine(record)}."
+    )
+    return f"{rows_to_markdown(head, rows)}\n\n{note}"
+
+
+STEEPEST = 12  # layers in the table
+
+
+def sensitivity(record: dict[str, Any]) -> str:
+    """Layers by how much accuracy they lose when cut alone, beside the layers that the paper skips."""
+    ranked = record["rows"]
+    shown = [row for place, row in enumerate(ranked) if place < STEEPEST or row["skipped_by_paper"]]
+    rows = [
+        [
+            str(ranked.index(row) + 1),
+            f"`{row['layer']}`" + (" (stream)" if row["tied"] else ""),
+            str(row["number"] or ""),
+            "yes" if row["skipped_by_paper"] else "",
+            f"{100 * row['drop_at_0.5']:.1f}",
+            f"{100 * row['drop_at_0.9']:.1f}",
+            f"{100 * row['mean_drop']:.1f}",
+        ]
+        for row in shown
+    ]
+    head = ["rank", "layer", "paper's number", "paper skips it", "points lost at 50 %", "at 90 %", "mean of 10–90 %"]
+    note = (
+        f"{record['what']}; {len(ranked)} groups, dense {100 * record['dense_top1']:.1f} %; {record['samples']} "
+        f"samples, so one is {100 / record['samples']:.2f} points; {_machine(record)}."
+    )
+    return f"{rows_to_markdown(head, rows)}\n\n{note}"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "surgery": surgery,
     "training": training,
     "resnet56": run,
     "criteria": seeds,
+    "l1": arms,
+    "sensitivity": sensitivity,
 }
 
 
