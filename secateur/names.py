@@ -13,10 +13,15 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         known: the names that exist.
     """
     choices = sorted(known)
-    near = nearest_name(name, choices)
+    near = None if is_pattern(name) else nearest_name(name, choices)
     if near is not None:
         return f"unknown {kind} {name!r}; did you mean {near!r}?"
     return f"unknown {kind} {name!r}; choose one of: {', '.join(choices)}"
+
+
+def is_pattern(text: str) -> bool:
+    """Say whether a name is a pattern, which stands for many and has no nearest name."""
+    return any(sign in text for sign in "*?[")
 
 
 def nearest_name(name: str, known: Iterable[str]) -> str | None:

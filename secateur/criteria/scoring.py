@@ -1,6 +1,6 @@
 """From a criterion on slices to one score per unit: where to look, and how a group's members combine."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from secateur.criteria.norms import l1_norm, l2_norm
 from secateur.errors import PlanError, UsageError
-from secateur.graph import ChannelGraph
+from secateur.graph import ChannelGraph, Group
 from secateur.graph.units import ParameterDim
 from secateur.names import unknown_name
 from secateur.randomness import generator_for
@@ -64,6 +64,7 @@ def score(
     combine: Combine = "mean",
     seed: int = 0,
     scored_by: Mapping[str, str] | None = None,
+    only: Collection[str] | None = None,
 ) -> Scores:
     """Score every unit of every group that can be cut.
 
@@ -78,6 +79,8 @@ def score(
         seed: of ``random``.
         scored_by: group → the one producing weight whose slices count, where the others are to follow it.
 
+        only: names of the groups to score; None scores all that can be cut.
+
     Returns:
         {group: scores, shape (units,), float64, on the CPU}; higher means keep.
 
@@ -89,7 +92,7 @@ def score(
     chosen = criterion_named(criterion) if isinstance(criterion, str) else criterion
     if combine not in ("mean", "sum", "max", "l2"):
         raise UsageError(unknown_name("combination", combine, ("mean", "sum", "max", "l2")))
-    groups = [group for group in graph.groups if group.locked is None]
+    groups = [group for group in graph.groups if group.locked is None and (only is None or group.name in only)]
     if chosen.slices is None:
         return {
             group.name: torch.rand(group.size, generator=generator_for(seed, chosen.name, group.name)).double()
@@ -97,7 +100,7 @@ def score(
         }
     leaders = dict(scored_by or {})
     _check_leaders(graph, leaders)
-    totals = _by_unit(graph, model, chosen.slices, combine, leaders)
+    totals = _by_unit(graph, model, chosen.slices, combine, leaders, groups)
     scores = {group.name: torch.from_numpy(totals[group.units].copy()) for group in groups}
     for name, values in scores.items():
         if not torch.isfinite(values).all():
@@ -121,17 +124,22 @@ def _by_unit(
     slices: Callable[[Tensor], Tensor],
     combine: Combine,
     leaders: Mapping[str, str],
+    groups: Sequence[Group],
 ) -> NDArray[np.float64]:
     parameters = dict(model.named_parameters(remove_duplicate=False))
     count = int(graph.sizes.sum())
     produced = np.zeros(count, dtype=bool)
-    makers = [dim for dim in graph.dims if dim.role == "produces"]
+    wanted = np.zeros(count + 1, dtype=bool)  # the last entry stands for unit -1
+    for group in groups:
+        wanted[group.units] = True
+    dims = [dim for dim in graph.dims if wanted[dim.units].any()]
+    makers = [dim for dim in dims if dim.role == "produces"]
     for dim in makers:
         produced[dim.units[dim.units >= 0]] = True
     # Units that no weight produces (an embedding, a bare parameter) are scored by all that carries them.
     others = [
         dim
-        for dim in graph.dims
+        for dim in dims
         if dim.role != "produces" and dim.parameter in parameters and not produced[dim.units[dim.units >= 0]].all()
     ]
     total, members = np.zeros(count), np.zeros(count)

@@ -251,7 +251,14 @@ class ChannelGraph:
                 for spec in self.tensors
             ],
             "groups": [
-                {"name": g.name, "size": g.size, "offset": g.offset, "locked": g.locked, "approximate": g.approximate}
+                {
+                    "name": g.name,
+                    "size": g.size,
+                    "offset": g.offset,
+                    "locked": g.locked,
+                    "approximate": g.approximate,
+                    "summed": g.summed,
+                }
                 for g in self.groups
             ],
             "dims": [

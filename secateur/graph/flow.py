@@ -85,6 +85,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if atoms is not None:
             self.books.approximate(atoms, f"{reason}{self.where()}")
 
+    def summed(self, atoms: IntArray) -> None:
+        """Note that ``atoms`` are channels of a sum of activations."""
+        self.books.summed(atoms)
+
     def locked(self, count: int, reason: str) -> IntArray:
         """Return labels for ``count`` channels that come from no parameter."""
         return self.books.locked(count, f"{reason}{self.where()}")

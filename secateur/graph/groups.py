@@ -63,6 +63,7 @@ class Record:
     def copy(self) -> "Record":
         """Return a record that can be added to without changing this one."""
         atoms = Atoms(self.atoms.count, list(self.atoms.edges), list(self.atoms.locks), list(self.atoms.approximations))
+        atoms.sums = list(self.atoms.sums)
         return Record(
             stored=self.stored,
             model_class=self.model_class,
@@ -339,8 +340,19 @@ def _named_groups(
         base = bases[number]
         used[base] += 1
         names[number] = base if used[base] == 1 else f"{base}#{used[base]}"
+    summed = np.zeros(len(bases), dtype=bool)
+    for atoms in record.atoms.sums:
+        of_atom = units.of_atom[atoms]
+        summed[units.group[of_atom[of_atom >= 0]]] = True
     groups = [
-        Group(names[number], size, int(first_units[number]), units.locked[number], units.approximate[number])
+        Group(
+            names[number],
+            size,
+            int(first_units[number]),
+            units.locked[number],
+            units.approximate[number],
+            bool(summed[number]),
+        )
         for number, size in enumerate(sizes.tolist())
     ]
     return tuple(groups)

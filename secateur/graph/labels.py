@@ -64,6 +64,9 @@ class Bookkeeper(Protocol):
     def approximate(self, atoms: IntArray, reason: str) -> None:
         """Say that cutting ``atoms`` is not the same as zeroing them, and why."""
 
+    def summed(self, atoms: IntArray) -> None:
+        """Say that ``atoms`` are channels of a sum of activations, as in a residual stream."""
+
     def locked(self, count: int, reason: str) -> IntArray:
         """Return ``count`` new labels of channels that belong to no parameter and stay."""
 
@@ -76,6 +79,7 @@ class Atoms:
     edges: list[tuple[IntArray, IntArray]] = field(default_factory=list)
     locks: list[tuple[IntArray, str]] = field(default_factory=list)
     approximations: list[tuple[IntArray, str]] = field(default_factory=list)
+    sums: list[IntArray] = field(default_factory=list)
 
     def new(self, count: int) -> IntArray:
         """Return ``count`` fresh atoms."""
@@ -97,6 +101,10 @@ class Atoms:
     def approximate(self, atoms: IntArray, reason: str) -> None:
         """See :class:`Bookkeeper`."""
         self.approximations.append((atoms, reason))
+
+    def summed(self, atoms: IntArray) -> None:
+        """See :class:`Bookkeeper`."""
+        self.sums.append(atoms)
 
     def locked(self, count: int, reason: str) -> IntArray:
         """See :class:`Bookkeeper`."""

@@ -118,6 +118,9 @@ class _Marks:
     def approximate(self, atoms: IntArray, reason: str) -> None:
         """Statistics across channels are left as they are: the difference is what ``verify`` measures."""
 
+    def summed(self, atoms: IntArray) -> None:
+        """What is summed does not matter to a mask."""
+
     def locked(self, count: int, reason: str) -> IntArray:
         """Channels without a parameter stay."""
         del reason

@@ -75,6 +75,7 @@ class Group:
         offset: number of its first unit over all groups.
         locked: why it cannot be cut, or None.
         approximate: why cutting it is not the same as zeroing it, or None.
+        summed: whether its channels are sums of several activations.
     """
 
     name: str
@@ -82,12 +83,21 @@ class Group:
     offset: int
     locked: str | None
     approximate: str | None
+    summed: bool = False
     dims: Sequence[ParameterDim] = field(default=(), repr=False, compare=False)
 
     @property
     def prunable(self) -> bool:
         """Whether units of it may be cut: neither locked nor only approximate."""
         return self.locked is None and self.approximate is None
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is a residual stream: what several layers produce is summed in it.
+
+        A gate, as in squeeze-and-excitation, also ties two layers together, but multiplies.
+        """
+        return self.summed and len({member.parameter for member in self.members if member.role == "produces"}) > 1
 
     @property
     def units(self) -> slice:

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from secateur.errors import PlanError, SurgeryError, UsageError, VerificationError
 from secateur.graph import ChannelGraph, Group, Plan, apply, verify
 from secateur.measure.sensitivity_record import GroupSensitivity, Sensitivity, SensitivityPoint
-from secateur.measure.sensitivity_store import KnownGroup, ScanStore, order_digest, weights_digest
+from secateur.measure.sensitivity_store import KnownGroup, ScanStore, order_digest
 from secateur.names import unknown_name
 from secateur.record import Evaluation
-from secateur.training import Store
+from secateur.training import Store, weights_digest
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of a group's units that are removed (Li et al. 2017, Figure 2)."""
@@ -260,12 +260,11 @@ def _curve(cut: _Cut, known: KnownGroup, shares: Sequence[float]) -> GroupSensit
         kept = units_kept(cut.group.size, share)
         macs_left = cut.graph.macs(cut.plan(kept)) / total
         points.append(SensitivityPoint(share=share, kept=kept, macs_left=macs_left, evaluation=known.evaluations[kept]))
-    makers = {member.parameter for member in cut.group.members if member.role == "produces"}
     assert known.proof_error is not None
     return GroupSensitivity(
         name=cut.group.name,
         size=cut.group.size,
-        tied=len(makers) > 1,
+        tied=cut.group.is_stream,
         proof_error=known.proof_error,
         points=tuple(points),
     )

@@ -38,7 +38,7 @@ class GroupSensitivity:
 
     name: str
     size: int  # units before the cut
-    tied: bool  # whether several weights produce its units, as in a residual stream; else it is an inner layer
+    tied: bool  # whether it is a residual stream, which several layers produce; else it is an inner layer
     proof_error: float  # max|masked − cut| / max|original − masked| of its deepest cut
     points: tuple[SensitivityPoint, ...]
 

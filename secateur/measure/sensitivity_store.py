@@ -6,9 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-import torch
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
-from torch import nn
 
 from secateur.errors import TrainingError, UsageError
 from secateur.record import Evaluation
@@ -96,15 +94,6 @@ class ScanStore:
         return TrainingError(
             f"{name!r} in {self._store.folder} is not of a scan as this version writes it; scan in another folder"
         )
-
-
-def weights_digest(model: nn.Module) -> str:
-    """Return a hash of all saved tensors of a model."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"\n{name}:{tensor.dtype}:".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def order_digest(orders: Mapping[str, Sequence[int]]) -> str:

@@ -1,7 +1,8 @@
 """One run of a method: decisions that are kept, cuts that are proved, phases that continue, and its record."""
 
+import contextlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -15,7 +16,7 @@ from secateur.graph import ChannelGraph, Plan, Proof, apply, trace, verify
 from secateur.graph.inputs import ExampleInputs, map_tensors
 from secateur.methods.contract import Compressed, MethodRecord, Progress
 from secateur.record import Evaluation, TrainResult
-from secateur.training import Store, Task, TrainSettings
+from secateur.training import Store, Task, TrainSettings, weights_digest
 
 _EVALUATION: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
 
@@ -54,9 +55,11 @@ class MethodRun:
     notes: list[str] = field(default_factory=list)
     trained_between_cuts: bool = False
     graph: ChannelGraph = field(init=False)
+    weights: str = field(init=False)  # digest of the dense model's
 
     def __post_init__(self) -> None:
         self.graph = trace(self.model, self._inputs(self.model))
+        self.weights = weights_digest(self.model)
 
     def cut(
         self, small: nn.Module, earlier: Plan, number: int, of: int, target: Budget | None, decide: Callable[[], Plan]
@@ -77,10 +80,8 @@ class MethodRun:
         made_for = self._made_for(target, earlier)
         known = self._recalled(name, made_for)
         if known is None:
-            with warnings.catch_warnings(record=True) as caught:
-                warnings.simplefilter("always", MinimumWarning)
+            with self.noting_minima():
                 total = decide()
-            self.notes += [str(warning.message) for warning in caught if warning.category is MinimumWarning]
             self.store.keep(name, {"made_for": made_for, "plan": total.to_json(), "notes": list(self.notes)})
         else:
             total = Plan.from_json(known["plan"])
@@ -88,6 +89,14 @@ class MethodRun:
         step = self._step(earlier, total)
         self.tell(f"cut {number} of {of}: {len(step.kept)} groups lose units")
         return apply(small, step, verify_with=None if known is not None else self._inputs(small)), total
+
+    @contextlib.contextmanager
+    def noting_minima(self) -> Iterator[None]:
+        """Turn the warnings about groups that fell to their minimum, inside the block, into notes of the record."""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", MinimumWarning)
+            yield
+        self.notes += [str(warning.message) for warning in caught if warning.category is MinimumWarning]
 
     def train(self, name: str, model: nn.Module, epochs: int, *, between_cuts: bool = False) -> None:
         """Train as a phase of the store: skipped if done, continued if begun."""
@@ -123,7 +132,7 @@ class MethodRun:
 
     def evaluated(self, name: str, model: nn.Module, plan: Plan) -> Evaluation:
         """Evaluate on the validation split, once."""
-        made_for: dict[str, JsonValue] = {"plan": plan.digest}
+        made_for: dict[str, JsonValue] = {"plan": plan.digest, "weights": self.weights}
         known = self._recalled(name, made_for)
         if known is not None:
             return _EVALUATION.validate_python(known["result"])
@@ -157,6 +166,7 @@ class MethodRun:
         return {
             **{name: value for name, value in self.settings.items() if name not in self.undecisive},
             "model": self.graph.fingerprint,
+            "weights": self.weights,
             "budget": None if target is None else dict(target.given()),
             "earlier cuts": earlier.digest,
         }

@@ -14,7 +14,9 @@ from secateur.cost.budget import meter
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, trace
 from secateur.methods.contract import Method, Progress
+from secateur.methods.running import silent
 from secateur.methods.trials import Candidate as Candidate
+from secateur.methods.trials import NothingNearError as NothingNearError
 from secateur.methods.trials import Search as Search
 from secateur.methods.trials import Trials, budget_of
 from secateur.methods.trials import read_search as read_search
@@ -42,14 +44,16 @@ def smallest_within(
 
     Bisection over shares of the original's ``amount``, on a grid of steps of at most ``tolerance``. Every candidate is
     cut from the dense model by ``method``, trained for ``recovery_epochs`` and measured on the validation split; the
-    test split is never read. The caller cuts and fine-tunes once more, at the budget found, as long as it likes.
+    test split is never read. A method that trains between its cuts does so only in the caller's own run, at the budget
+    found: a candidate gets its cuts one after the other, and the recovery after the last.
 
     A result is kept as soon as it is known and the weights behind it are removed, so the store holds those of one
     candidate at most; the same call over it continues a killed search. Bisection takes accuracy to rise with the
     budget: below a candidate that fell short it does not look.
 
     Args:
-        method: how to cut; all of its settings but ``finetune_epochs`` hold for the candidates.
+        method: how to cut; all of its settings hold for the candidates but ``finetune_epochs``, which is replaced, and
+            ``layer_epochs`` or ``step_epochs``, which are 0.
         model: the trained dense model; stays as it was.
         task: trains and evaluates.
         max_drop_points: percentage points of validation top-1 that may be lost, in [0, 100].
@@ -62,7 +66,8 @@ def smallest_within(
         progress: told what each candidate gave.
 
     Raises:
-        BudgetError: no candidate is within the drop, or the other limits cannot be met.
+        NothingNearError: no candidate is within the drop; it holds what was measured.
+        BudgetError: the other limits cannot be met.
         UsageError: a setting is out of range.
         TrainingError: a loss is not finite, or the store belongs to another search.
     """
@@ -73,7 +78,7 @@ def smallest_within(
         tolerance=tolerance,
         least=least,
     )
-    tell: Progress = progress or _silent
+    tell: Progress = progress or silent
     graph = trace(model, task.example_inputs.to(next(model.parameters()).device))
     ends = _ends(graph, amount, tolerance, least, also)
     trials = Trials(
@@ -94,25 +99,25 @@ def smallest_within(
     )
     curve = _bisected(trials, dense, ends, _steps(tolerance), max_drop_points)
     chosen = next((candidate for candidate in curve if candidate.within), None)
-    if chosen is None:
-        asked = f"{max_drop_points:g} points after {recovery_epochs} epoch(s) of recovery"
-        raise BudgetError(_nothing_found(curve, amount, dense, asked))
-    tell(f"found: {chosen.share:g} of {amount} is the smallest share within {max_drop_points:g} points")
     error_points = _standard_error_points(dense)
-    notes = [*_noise_notes(dense, max_drop_points, error_points), *_curve_notes(curve)]
-    if chosen.share == ends[0] / _steps(tolerance):
-        notes.append(f"{chosen.share:g} of {amount} is the smallest share allowed, and near enough; less was not tried")
-    return Search(
+    search = Search(
         amount=amount,
         max_drop_points=max_drop_points,
         recovery_epochs=recovery_epochs,
-        budget=trials.budget(chosen.share),
-        share=chosen.share,
         dense=dense,
         standard_error_points=error_points,
         curve=tuple(curve),
-        notes=tuple(notes),
+        notes=(*_noise_notes(dense, max_drop_points, error_points), *_curve_notes(curve)),
     )
+    if chosen is None:
+        asked = f"{max_drop_points:g} points after {recovery_epochs} epoch(s) of recovery"
+        raise NothingNearError(_nothing_found(curve, amount, dense, asked), search)
+    tell(f"found: {chosen.share:g} of {amount} is the smallest share within {max_drop_points:g} points")
+    search = replace(search, budget=trials.budget(chosen.share), share=chosen.share)
+    if chosen.share != ends[0] / _steps(tolerance):
+        return search
+    note = f"{chosen.share:g} of {amount} is the smallest share allowed, and near enough; less was not tried"
+    return replace(search, notes=(*search.notes, note))
 
 
 def easiest_budget(
@@ -178,10 +183,6 @@ def _bisected(trials: Trials, dense: Evaluation, ends: range, steps: int, max_dr
         curve.append(candidate)
         trials.tell(f"candidate {len(curve)}, {trials.amount} {candidate.share:g}: {_told(candidate)}")
     return sorted(curve, key=lambda candidate: candidate.share)
-
-
-def _silent(message: str) -> None:
-    del message
 
 
 def _exact(value: float) -> Fraction:

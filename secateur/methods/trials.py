@@ -1,18 +1,16 @@
 """A search and its candidates, which are cut, briefly trained and measured one by one, and known from then on."""
 
 import contextlib
-import hashlib
 import json
 import shutil
-from dataclasses import dataclass, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-import torch
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import nn
 
 from secateur.cost import Budget
 from secateur.cost.budget import meter
@@ -22,9 +20,12 @@ from secateur.graph import ChannelGraph
 from secateur.methods.contract import Method, Progress
 from secateur.record import Evaluation
 from secateur.record.measurements import STRICT
-from secateur.training import Store, Task, join_processes
+from secateur.training import Store, Task, join_processes, weights_digest
 
 FORMAT = 1  # of the JSON of a search; another number is refused
+
+BETWEEN_CUTS = ("layer_epochs", "step_epochs")
+"""Settings of methods that train between their cuts, which candidates do not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,8 +55,8 @@ class Search:
     amount: str  # the quantity that was made small, a name of Budget's
     max_drop_points: float  # percentage points of validation top-1
     recovery_epochs: int  # that every candidate got
-    budget: Budget  # the smallest one within the drop, with the other limits; for the full run
-    share: float  # of the original's amount, in that budget
+    budget: Budget | None = None  # the smallest within the drop, with the other limits; None where none is
+    share: float | None = None  # of the original's amount, in that budget
     dense: Evaluation  # on the validation split
     standard_error_points: float  # of the dense model's top-1, in percentage points
     curve: tuple[Candidate, ...]  # by share, smallest first
@@ -63,9 +64,21 @@ class Search:
     format: int = FORMAT
 
     @property
-    def chosen(self) -> Candidate:
-        """The candidate that the budget was taken from."""
-        return next(candidate for candidate in self.curve if candidate.share == self.share)
+    def chosen(self) -> Candidate | None:
+        """The candidate that the budget was taken from; None where nothing is near enough."""
+        return next((candidate for candidate in self.curve if candidate.share == self.share), None)
+
+
+class NothingNearError(BudgetError):
+    """No candidate of a search came within the drop.
+
+    Attributes:
+        search: what was measured, without a budget.
+    """
+
+    def __init__(self, message: str, search: Search) -> None:
+        super().__init__(message)
+        self.search = search
 
 
 _CANDIDATE = TypeAdapter(Candidate)
@@ -100,7 +113,7 @@ def read_search(path: Path | str) -> Search:
         raise ArtifactError(f"{path} is not a search: {error}") from error
     if search.format != FORMAT:
         raise ArtifactError(f"{path} has search format {search.format}, but this version reads format {FORMAT}")
-    if all(candidate.share != search.share for candidate in search.curve):
+    if search.chosen is None and (search.share is not None or search.budget is not None):
         raise ArtifactError(f"{path} is not a search: no candidate of its curve has the chosen share {search.share}")
     return search
 
@@ -110,7 +123,7 @@ class Trials:
     """Everything that all candidates of a search share, and the store that knows the finished ones.
 
     Attributes:
-        method: how to cut; its fine-tuning is replaced by the recovery.
+        method: how to cut; its training is replaced by the recovery.
         model: the trained dense model.
         graph: of that model.
         task: trains and evaluates.
@@ -193,17 +206,18 @@ class Trials:
 
     @cached_property
     def _quick(self) -> Method:
-        """The method with the recovery in place of its own fine-tuning."""
+        """The method with the recovery in place of its own fine-tuning, and no training between cuts."""
         settings: Any = self.method
         if not is_dataclass(settings) or isinstance(settings, type):
             raise UsageError(f"{settings!r} is no method: its settings are not the fields of a dataclass")
-        quick: Any = replace(settings, finetune_epochs=self.recovery_epochs)
+        between = {entry.name: 0 for entry in fields(settings) if entry.name in BETWEEN_CUTS}
+        quick: Any = replace(settings, finetune_epochs=self.recovery_epochs, **between)
         return cast(Method, quick)
 
     @cached_property
     def _subject(self) -> dict[str, JsonValue]:
         """The dense model, by its structure and its numbers."""
-        return {"model": self.graph.fingerprint, "weights": _digest(self.model)}
+        return {"model": self.graph.fingerprint, "weights": weights_digest(self.model)}
 
     def _keep(self, name: str, made_for: dict[str, JsonValue], result: bytes) -> None:
         self.store.keep(name, {"made_for": made_for, "result": json.loads(result)})
@@ -222,7 +236,8 @@ class Trials:
         if not isinstance(begun, dict) or "result" not in values:
             raise TrainingError(f"{name} in {self.store.folder} is not a result of a search; use another folder")
         for key, value in made_for.items():
-            if begun.get(key) != value:
+            # As text, because the order of ratios decides and mappings are equal in any order.
+            if json.dumps(begun.get(key)) != json.dumps(value):
                 raise TrainingError(
                     f"the store {self.store.folder} belongs to another search: {name} was measured for {key} = "
                     f"{begun.get(key)}, not {value}; continue with the settings that began it, or use another folder"
@@ -234,13 +249,3 @@ def budget_of(amount: str, share: float, also: Budget | None) -> Budget:
     """Return ``also`` with ``amount`` limited to ``share``, which replaces a larger limit on the same amount."""
     others: dict[str, Any] = {} if also is None else also.given()
     return Budget(**{**others, amount: share})
-
-
-def _digest(model: nn.Module) -> str:
-    """Return a hash of all saved numbers of ``model``."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, value in model.state_dict().items():
-        if isinstance(value, Tensor):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -6,6 +6,7 @@ from secateur.training.devices import choose_device as choose_device
 from secateur.training.devices import join_processes as join_processes
 from secateur.training.devices import set_threads as set_threads
 from secateur.training.devices import sum_over_processes as sum_over_processes
+from secateur.training.digest import weights_digest as weights_digest
 from secateur.training.distillation import distillation_loss as distillation_loss
 from secateur.training.evaluate import eval_mode as eval_mode
 from secateur.training.evaluate import evaluate as evaluate
@@ -54,4 +55,5 @@ __all__ = [
     "progress_for",
     "set_threads",
     "sum_over_processes",
+    "weights_digest",
 ]

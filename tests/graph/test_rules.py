@@ -194,6 +194,11 @@ WHOLE = {
     "std": lambda m, x: x.std(-1, True).unsqueeze(-1),
     "var": lambda m, x: x.var(-1).unsqueeze(-1) + x.var(2, True, True),
 }
+EXACT |= {
+    "add": lambda m, x: x + 2 * x,
+    "sub": lambda m, x: x - x.sigmoid(),
+    "rsub": lambda m, x: torch.rsub(x, x.sigmoid()),
+}
 APPROXIMATE = {
     "native_layer_norm": lambda m, x: F.layer_norm(x.transpose(1, 3), (x.shape[1],), m.vector).transpose(1, 3),
     "native_group_norm": lambda m, x: F.group_norm(x, 2, m.vector, m.vector),

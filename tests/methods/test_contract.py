@@ -80,6 +80,27 @@ def test_a_store_of_another_job_is_refused(name: str, task: SupervisedTask, mode
         method.compress(model, task, Budget(macs=0.3), store=Store(tmp_path))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_store_of_other_weights_is_refused(name: str, task: SupervisedTask, model: nn.Module, tmp_path: Path) -> None:
+    method = METHODS[name](**QUICK[name])
+    method.compress(model, task, Budget(macs=0.5), store=Store(tmp_path))
+    torch.manual_seed(1)
+    with pytest.raises(TrainingError, match=r"belongs to another run: plan-1 was decided for weights = "):
+        method.compress(build_model("digits-resnet"), task, Budget(macs=0.5), store=Store(tmp_path))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_residual_streams_are_spared_and_a_note_says_where_they_could_not_be(
+    name: str, task: SupervisedTask, model: nn.Module
+) -> None:
+    graph = trace(model, task.example_inputs)
+    for share, spared in ((0.6, True), (0.05, False)):
+        method = METHODS[name](finetune_epochs=0)
+        result = method.compress(model, task, Budget(macs=share), store=Store.temporary())
+        assert any(graph.group(group).is_stream for group in result.plan.kept) is not spared
+        assert any("residual streams are cut too" in note for note in result.record.notes) is not spared
+
+
 def test_minima_hold_over_all_steps_together(task: SupervisedTask, model: nn.Module) -> None:
     graph = trace(model, task.example_inputs)
     method = Magnitude(steps=4, step_epochs=0, finetune_epochs=0, min_share=0.5)

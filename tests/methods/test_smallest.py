@@ -28,6 +28,7 @@ from secateur.training import Batch, Store, SupervisedTask, TrainSettings
 
 SETTINGS = TrainSettings(batch_size=64, learning_rate=0.05)
 VALIDATION_SHARE = 0.3
+GROUPS = Magnitude(residual="group")  # so that a model this small loses little enough
 
 
 class Watched:
@@ -84,14 +85,14 @@ def dense(task: Mortal) -> nn.Module:
 @pytest.fixture(scope="module")
 def found(task: Mortal, dense: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> tuple[Search, Path, list[str]]:
     folder, told = tmp_path_factory.mktemp("search"), []
-    search = smallest_within(Magnitude(), dense, task, max_drop_points=6, store=Store(folder), progress=told.append)
+    search = smallest_within(GROUPS, dense, task, max_drop_points=6, store=Store(folder), progress=told.append)
     return search, folder, told
 
 
 def quick(task: Mortal, dense: nn.Module, method: Magnitude | None = None, **settings: object) -> Search:
     """A search by tenths without recovery and, unless said otherwise, with any accuracy near enough."""
     whole = {"max_drop_points": 100, "recovery_epochs": 0, "tolerance": 0.1, "store": Store.temporary(), **settings}
-    return smallest_within(method or Magnitude(), dense, task, **whole)
+    return smallest_within(method or GROUPS, dense, task, **whole)
 
 
 def shares(search: Search) -> list[float]:
@@ -117,7 +118,7 @@ def test_candidates_are_what_the_method_makes(
     found: tuple[Search, Path, list[str]], task: Mortal, dense: nn.Module
 ) -> None:
     search, graph = found[0], trace(dense, task.example_inputs)
-    result = Magnitude(finetune_epochs=1).compress(dense, task, search.budget, store=Store.temporary())
+    result = replace(GROUPS, finetune_epochs=1).compress(dense, task, search.budget, store=Store.temporary())
     assert task.evaluate(result.model) == search.chosen.validation
     assert result.record.after_cut == search.chosen.after_cut
     assert (graph.macs(result.plan), graph.params(result.plan)) == (search.chosen.macs, search.chosen.params)
@@ -155,12 +156,12 @@ def test_a_second_search_over_the_store_trains_nothing_even_with_another_limit(
     before, steps = copy.deepcopy(dense.state_dict()), Mortal.steps
     # Weights of a finished candidate, as a kill right after its result was kept leaves them.
     Store(folder / "candidates" / "1-of-2").keep("plan-1")
-    again = smallest_within(Magnitude(), dense, task, max_drop_points=6, store=Store(folder))
+    again = smallest_within(GROUPS, dense, task, max_drop_points=6, store=Store(folder))
     assert again == search
     assert not (folder / "candidates").exists()
     # A limit that parts the same candidates takes the same way.
     nearby = max(0.0, *(candidate.drop_points for candidate in search.curve if candidate.within))
-    other = smallest_within(Magnitude(), dense, task, max_drop_points=nearby, store=Store(folder))
+    other = smallest_within(GROUPS, dense, task, max_drop_points=nearby, store=Store(folder))
     assert other.curve == search.curve
     assert Mortal.steps == steps
     torch.testing.assert_close(dict(dense.state_dict()), dict(before), rtol=0, atol=0)
@@ -226,7 +227,7 @@ def test_what_cannot_be_cut_is_the_lower_end(task: Mortal, dense: nn.Module) -> 
 def test_nothing_near_enough_names_the_best_and_the_way_out(task: Mortal, dense: nn.Module) -> None:
     with pytest.raises(BudgetError) as caught:
         quick(task, dense, max_drop_points=0, least=0.5, also=Budget(macs=0.6))
-    best = Magnitude(finetune_epochs=0).compress(dense, task, Budget(macs=0.6), store=Store.temporary())
+    best = replace(GROUPS, finetune_epochs=0).compress(dense, task, Budget(macs=0.6), store=Store.temporary())
     lost = 100 * (task.evaluate(dense).top1 - task.evaluate(best.model).top1)
     words = f"within 0 points after 0 epoch(s) of recovery: the best, at 0.6 of macs, is {lost:.2f} points below"
     assert words in str(caught.value)
@@ -363,7 +364,7 @@ def main(weights: str, folder: str, out: str, last_step: str = "0") -> None:
     model.load_state_dict(load_file(weights))
     data = load_data("digits", validation_share=VALIDATION_SHARE)
     task = Mortal(data, settings=SETTINGS, device="cpu", checkpoint_steps=4)
-    search = smallest_within(Magnitude(), model, task, max_drop_points=6, tolerance=0.25, store=Store(folder))
+    search = smallest_within(GROUPS, model, task, max_drop_points=6, tolerance=0.25, store=Store(folder))
     write_search(out, search)
     print(Mortal.steps)
 

@@ -23,7 +23,7 @@ from secateur.graph.rules import (
 Rule = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
 
 _ELEMENTWISE = """
-abs add sub rsub mul div true_divide floor_divide remainder fmod pow sqrt rsqrt square exp exp2 expm1 log log2 log10
+abs mul div true_divide floor_divide remainder fmod pow sqrt rsqrt square exp exp2 expm1 log log2 log10
 log1p sin cos tan tanh asin acos atan atan2 sinh cosh sigmoid logit erf erfc erfinv neg reciprocal sign sgn floor ceil
 round trunc frac relu relu6 hardtanh hardswish hardsigmoid silu mish gelu elu selu celu leaky_relu softplus softshrink
 hardshrink threshold log_sigmoid_forward clamp clamp_min clamp_max maximum minimum fmax fmin where lerp addcmul
@@ -38,6 +38,7 @@ _SAME_AS_FIRST = "native_dropout log_sigmoid_forward"
 RULES: dict[str, Rule] = {
     **dict.fromkeys(_ELEMENTWISE.split(), elementwise.elementwise),
     **dict.fromkeys(_SAME_AS_FIRST.split(), elementwise.like_first),
+    **dict.fromkeys(["add", "sub", "rsub"], elementwise.addition),
     "copy": elementwise.copy_in_place,
     **dict.fromkeys(["new_zeros", "new_ones", "new_empty", "new_full", "new_empty_strided"], elementwise.fresh),
     "_prelu_kernel": elementwise.elementwise,

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from secateur.graph.labels import labels_of
+
 if TYPE_CHECKING:
     from secateur.graph.flow import Flow
 
@@ -37,6 +39,22 @@ def elementwise(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], res
             flow.lock(merged, "combined with a tensor that is not cut")
         dims.append(merged)
     flow.give(out, tuple(dims))
+
+
+def addition(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """Tie the operands as all element-wise operators do, and note where two activations are summed."""
+    elementwise(flow, args, kwargs, result)
+    rank = result.dim()
+    activations = [
+        value
+        for value in args
+        if isinstance(value, Tensor) and (known := labels_of(value)) is not None and not known.from_weights
+    ]
+    for position in range(rank):
+        places = [(value, position - rank + value.dim()) for value in activations]
+        found = [labels for value, index in places if index >= 0 and (labels := flow.dims(value)[index]) is not None]
+        if len(found) > 1 and any(other is not found[0] for other in found[1:]):
+            flow.summed(found[0])
 
 
 def like_first(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

@@ -1,7 +1,7 @@
 """Which layers are cut: the paper's view of a network (layers, stages, shortcuts) on the channel graph."""
 
 import fnmatch
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from fractions import Fraction
 from typing import Literal
 
@@ -12,17 +12,12 @@ from secateur.names import unknown_name
 Residual = Literal["spare", "inner", "shortcut", "group"]
 
 
-def is_tied(group: Group) -> bool:
-    """Say whether several weights produce the group's channels, as in a residual stream."""
-    return len({member.parameter for member in group.members if member.role == "produces"}) > 1
-
-
 def cuttable_layers(graph: ChannelGraph, *, streams: bool, skip: Sequence[str] = ()) -> list[Group]:
     """Return the groups that may be cut, in the graph's order.
 
     Args:
         graph: of the model.
-        streams: whether groups that several weights produce may be cut too.
+        streams: whether residual streams may be cut too.
         skip: patterns of group names to leave alone.
 
     Raises:
@@ -35,7 +30,7 @@ def cuttable_layers(graph: ChannelGraph, *, streams: bool, skip: Sequence[str] =
         group
         for group in graph.groups
         if group.prunable
-        and (streams or not is_tied(group))
+        and (streams or not group.is_stream)
         and not any(fnmatch.fnmatchcase(group.name, pattern) for pattern in skip)
     ]
 
@@ -75,7 +70,7 @@ def shares_for(
 def _reason(group: Group, streams: bool) -> str:
     if group.locked or group.approximate:
         return f"{group.name} cannot be cut: {group.locked or group.approximate}"
-    if not streams and is_tied(group):
+    if not streams and group.is_stream:
         return f"{group.name} is a residual stream that several layers produce; set residual to 'shortcut' or 'group'"
     return f"{group.name} is skipped"
 
@@ -87,17 +82,18 @@ def shortcut_weights(graph: ChannelGraph) -> dict[str, str]:
     way: through the layers of the block.
     """
     consumed, produced = _edges(graph)
+    streams = {group.name for group in graph.groups if group.is_stream}
     kernels = {spec.name: spec.shape[2:] for spec in graph.tensors}
     found: dict[str, str] = {}
     for group in graph.groups:
-        if not is_tied(group):
+        if not group.is_stream:
             continue
         for member in group.members:
             kernel = kernels.get(member.parameter, ())
             if member.role != "produces" or not kernel or any(size != 1 for size in kernel):
                 continue
             inputs = consumed.get(member.parameter, set())
-            if any(_reaches(start, group.name, member.parameter, consumed, produced) for start in inputs):
+            if any(_reaches(start, group.name, member.parameter, consumed, produced, streams) for start in inputs):
                 found[group.name] = member.parameter
                 break
     return found
@@ -117,9 +113,17 @@ def _edges(graph: ChannelGraph) -> tuple[dict[str, set[str]], dict[str, set[str]
 
 
 def _reaches(
-    start: str, target: str, without: str, consumed: Mapping[str, set[str]], produced: Mapping[str, set[str]]
+    start: str,
+    target: str,
+    without: str,
+    consumed: Mapping[str, set[str]],
+    produced: Mapping[str, set[str]],
+    streams: Set[str],
 ) -> bool:
-    """Say whether channels of ``start`` become channels of ``target`` by a way that avoids the weight ``without``."""
+    """Say whether channels of ``start`` become channels of ``target`` by another way than the weight ``without``.
+
+    That way stays inside one block: it does not pass through another stream.
+    """
     seen, frontier = {start}, [start]
     while frontier:
         group = frontier.pop()
@@ -129,7 +133,7 @@ def _reaches(
             for made in produced.get(parameter, ()):
                 if made == target:
                     return True
-                if made not in seen:
+                if made not in seen and made not in streams:
                     seen.add(made)
                     frontier.append(made)
     return False

@@ -1,6 +1,5 @@
 """L1-norm filter pruning (Li, Kadav, Durdanovic, Samet, Graf, ICLR 2017, arXiv:1608.08710)."""
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
@@ -13,13 +12,17 @@ from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Plan
 from secateur.methods.contract import Compressed, Progress
-from secateur.methods.l1.layers import Residual, cuttable_layers, is_tied, shares_for, shortcut_weights
+from secateur.methods.l1.layers import Residual, cuttable_layers, shares_for, shortcut_weights
 from secateur.methods.l1.selection import Selection, kept_filters, l1_scores, largest, select
 from secateur.methods.running import MethodRun, silent
+from secateur.methods.streams import SPARED, cuts_streams, sparing_streams
 from secateur.training import Store, Task, TrainSettings
 
 RETRAINING = TrainSettings(learning_rate=0.001, schedule="constant", weight_decay=1e-4, batch_size=64)
 """As published (§4: constant rate 0.001); weight decay and batch size are those of replications."""
+
+
+PUBLISHED_EPOCHS = (40, 20)  # of retraining, on CIFAR-10 and on ImageNet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +35,8 @@ class L1:
     Residual blocks: ``inner`` cuts the first convolutions of the blocks and never what a shortcut ties together;
     ``shortcut`` also cuts residual streams, by the norms of the projection shortcut, which the other layers follow
     (both are the paper's, §3.3); ``group`` cuts them by the combined norms of all layers that produce the stream;
-    ``spare`` is ``inner`` as long as the budget can be met so, and otherwise ``group``, because streams are by far the
-    most sensitive layers of a residual network.
+    ``spare`` is ``inner`` as long as the budget can be met so with a tenth of the filters left, and otherwise
+    ``group``, because streams are by far the most sensitive layers of a residual network.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -103,14 +106,15 @@ class L1:
     def _layer_by_layer(self, run: MethodRun, model: nn.Module, budget: Budget | None) -> tuple[nn.Module, Plan]:
         """Cut one layer, retrain, cut the next: what is gone no longer counts, so the selection is greedy."""
         graph = run.graph
-        counts = self._counts(graph, model, budget)
+        with run.noting_minima():
+            counts = self._counts(graph, model, budget)
         names = [group.name for group in graph.groups if counts.get(group.name, group.size) < group.size]
         small, plan = model, graph.plan({})
         for number, name in enumerate(names, start=1):
 
             def decision(small: nn.Module = small, earlier: Plan = plan, name: str = name) -> Plan:
                 now = graph.after(earlier)
-                scores = l1_scores(now, small, self.combine, self._scored_by(now))
+                scores = l1_scores(now, small, self.combine, self._scored_by(now), only=(name,))
                 return graph.plan({**earlier.kept, name: largest(scores, name, counts[name])})
 
             small, plan = run.cut(small, plan, number, len(names), budget, decision)
@@ -137,10 +141,12 @@ class L1:
                 "the method l1 needs to know how much to cut: give a budget, such as macs: 0.5 (--macs 0.5), or ratios "
                 "per layer"
             )
-        if self.residual == "spare":
-            with contextlib.suppress(BudgetError):
-                return self._counts_for(graph, model, budget, streams=False)
-        return self._counts_for(graph, model, budget, streams=self.residual != "inner")
+
+        def attempt(*, streams: bool) -> Plan:
+            return self._allocated(graph, model, budget, streams=streams)
+
+        plan = sparing_streams(attempt) if self.residual == "spare" else attempt(streams=self.residual != "inner")
+        return plan.kept_sizes()
 
     def _counts_by_ratio(self, graph: ChannelGraph) -> dict[str, int]:
         streams = self.residual in ("shortcut", "group")
@@ -152,10 +158,10 @@ class L1:
         }
         return {name: count for name, count in counts.items() if count < sizes[name]}
 
-    def _counts_for(self, graph: ChannelGraph, model: nn.Module, budget: Budget, *, streams: bool) -> dict[str, int]:
+    def _allocated(self, graph: ChannelGraph, model: nn.Module, budget: Budget, *, streams: bool) -> Plan:
         layers = cuttable_layers(graph, streams=streams, skip=self.skip)
         scores = l1_scores(graph, model, self.combine, self._scored_by(graph))
-        plan = allocate(
+        return allocate(
             graph,
             {group.name: scores[group.name] for group in layers},
             budget,
@@ -163,7 +169,6 @@ class L1:
             min_units=self.min_units,
             round_to=self.round_to,
         )
-        return plan.kept_sizes()
 
     def _scored_by(self, graph: ChannelGraph) -> dict[str, str]:
         return shortcut_weights(graph) if self.residual == "shortcut" else {}
@@ -173,12 +178,20 @@ class L1:
         notes = []
         if not self.ratios:
             notes.append("departs from the paper: a budget decides how much each layer loses, not ratios per stage")
-        if self.residual != "shortcut" and any(is_tied(graph.group(name)) for name in plan.kept):
+        if self.residual == "spare" and cuts_streams(graph, plan):
+            notes.append(SPARED)
+        if self.residual != "shortcut" and cuts_streams(graph, plan):
             notes.append(
                 "departs from the paper: residual streams are cut as whole groups, by the combined norms of all layers "
                 "that produce them"
             )
-        notes.append("departs from the paper: the last epoch is reported, not the best on the test set")
+        if self.finetune_epochs:
+            notes.append("departs from the paper: the last epoch is reported, not the best on the test set")
+            if self.finetune != RETRAINING or self.finetune_epochs not in PUBLISHED_EPOCHS:
+                notes.append(
+                    "departs from the paper: retraining is not its constant rate of 0.001 over 40 (CIFAR-10) or 20 "
+                    "(ImageNet) epochs"
+                )
         return notes
 
 

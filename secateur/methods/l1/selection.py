@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from fractions import Fraction
 from typing import Literal
 
@@ -29,7 +29,7 @@ def kept_filters(size: int, share: Fraction, *, min_units: int = 1, round_to: in
         round_to: what is kept is rounded up to a multiple of this, or to all.
     """
     kept = math.floor(size * (1 - share))
-    return min(size, max(min_units, -(-kept // round_to) * round_to))
+    return min(size, -(-max(min_units, kept) // round_to) * round_to)
 
 
 def select(
@@ -59,15 +59,22 @@ def select(
     kept: dict[str, list[int]] = {}
     for group in graph.groups:
         if group.name in counts:
-            scores = l1_scores(graph, without, combine, scored_by)
+            scores = l1_scores(graph, without, combine, scored_by, only=(group.name,))
             kept[group.name] = largest(scores, group.name, counts[group.name])
             _silence(without, group, kept[group.name])
     return kept
 
 
-def l1_scores(graph: ChannelGraph, model: nn.Module, combine: Combine, scored_by: Mapping[str, str]) -> Scores:
-    """Return the L1 norm of every unit's producing weights."""
-    return score(graph, model, "l1", combine=combine, scored_by=scored_by)
+def l1_scores(
+    graph: ChannelGraph,
+    model: nn.Module,
+    combine: Combine,
+    scored_by: Mapping[str, str],
+    *,
+    only: Collection[str] | None = None,
+) -> Scores:
+    """Return the L1 norm of every unit's producing weights, of all groups or of ``only`` some."""
+    return score(graph, model, "l1", combine=combine, scored_by=scored_by, only=only)
 
 
 def largest(scores: Scores, name: str, count: int) -> list[int]:

@@ -14,6 +14,7 @@ from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
 from secateur.methods.contract import Compressed, Progress
 from secateur.methods.running import MethodRun, in_original_numbers, require_budget, silent
+from secateur.methods.streams import SPARED, cuts_streams, sparing_streams
 from secateur.training import Store, Task, TrainSettings
 
 
@@ -22,9 +23,9 @@ class Magnitude:
     """Cut the units of smallest magnitude to a budget, then fine-tune.
 
     Source: the filter norms of Li et al. 2017, arXiv:1608.08710, §3.1. Departures: a budget instead of ratios per
-    stage, all layers compared on one scale (scores divided by their group's mean), whole groups instead of the first
-    convolution of each block. With ``steps`` above 1 the budget is approached evenly, with ``step_epochs`` of training
-    after each cut but the last.
+    stage, all layers compared on one scale (scores divided by their group's mean). Residual streams are left alone as
+    long as the budget can be met without them (``residual``), and cut as whole groups otherwise. With ``steps`` above
+    1 the budget is approached evenly, with ``step_epochs`` of training after each cut but the last.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -37,6 +38,7 @@ class Magnitude:
     min_units: int = 1  # that every group keeps
     min_share: float = 0.0  # of its units that every group keeps
     round_to: int = 1  # kept sizes are multiples of this
+    residual: Literal["spare", "inner", "group"] = "spare"  # cut residual streams only if need be, never, or always
     lock: tuple[str, ...] = ()  # patterns of groups to leave alone
     steps: int = 1  # cuts on the way to the budget
     step_epochs: int = 1  # passes over the training data after each cut but the last
@@ -82,12 +84,21 @@ class Magnitude:
             small, plan = run.cut(small, plan, number, self.steps, target, decision)
             if number < self.steps:
                 run.train(f"recover-{number}", small, self.step_epochs, between_cuts=True)
+        if self.residual == "spare" and cuts_streams(run.graph, plan):
+            run.notes.append(SPARED)
         return run.finished(small, plan, self.finetune_epochs)
 
     def _scores(self, graph: ChannelGraph, model: nn.Module) -> Scores:
         return score(graph, model, self.criterion, combine=self.combine, seed=self.seed)
 
     def _allocated(self, graph: ChannelGraph, scores: Scores, budget: Budget) -> Plan:
+        def attempt(*, streams: bool) -> Plan:
+            chosen = {name: values for name, values in scores.items() if streams or not graph.group(name).is_stream}
+            return self._allocate(graph, chosen, budget)
+
+        return sparing_streams(attempt) if self.residual == "spare" else attempt(streams=self.residual == "group")
+
+    def _allocate(self, graph: ChannelGraph, scores: Scores, budget: Budget) -> Plan:
         return allocate(
             graph,
             scores,
