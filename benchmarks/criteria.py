@@ -2,8 +2,8 @@
 
 Run with `.venv/bin/python benchmarks/criteria.py`; needs `../shared/data` (see its README) and some twenty minutes on
 two cores. Each seed decides the draw of `random`, the order of the data and the augmentation; both criteria share it.
-Half of the multiply-adds go, then two epochs of fine-tuning with the settings of `secateur prune`; the last epoch is
-reported. The record goes to `benchmarks/records/criteria.json`.
+Half of the multiply-adds go, residual streams included, then two epochs of fine-tuning with the settings of `secateur
+prune`; the last epoch is reported. The record goes to `benchmarks/records/criteria.json`.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def top1(criterion: str, seed: int, epochs: int) -> tuple[float, int]:
     model = build_model("resnet56-b")
     load_weights(model, SHARED / "weights" / "resnet56-cifar10-shortcut-b.safetensors")
     task = SupervisedTask(data, settings=SETTINGS, seed=seed, device="cpu")
-    method = Magnitude(criterion=criterion, finetune_epochs=epochs, seed=seed)
+    method = Magnitude(criterion=criterion, finetune_epochs=epochs, residual="group", seed=seed)
     result = method.compress(model, task, Budget(macs=0.5), store=Store.temporary())
     found = task.evaluate(result.model, "test")
     return found.top1, found.samples

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from secateur.files import write_text
-from secateur.measure import Sensitivity
+from secateur.measure import Sensitivity, read_sensitivity
 from secateur.recipe import DataChoice, Machine, ModelChoice, SensitivityRecipe, measure_sensitivity
-from secateur.record import environment
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT.parent / "shared" / "data" / "weights" / "resnet56-cifar10-shortcut-b.safetensors"
@@ -59,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scan", type=Path, default=Path("runs") / "sensitivity-resnet56", help="folder of the scan")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--result", type=Path, help="make the record from this sensitivity.json, without scanning")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "records" / "sensitivity.json")
     options = parser.parse_args()
     recipe = SensitivityRecipe(
@@ -66,17 +66,20 @@ def main() -> None:
         data=DataChoice(spec=f"{ROOT / 'benchmarks' / 'cifar10.py'}:lossless_parts"),
         machine=Machine(threads=options.threads, device="cpu"),
     )
-    result = measure_sensitivity(recipe, options.scan)
+    found = (
+        read_sensitivity(options.result) if options.result else measure_sensitivity(recipe, options.scan).sensitivity
+    )
     record = {
         "benchmark": "sensitivity",
         "what": "ResNet-56 (option B), each layer cut alone, L1 norm, no retraining",
-        "samples": result.sensitivity.dense.samples,
-        "dense_top1": result.sensitivity.dense.top1,
-        "environment": asdict(environment("cpu")),
-        "rows": rows(result.sensitivity),
+        "samples": found.dense.samples,
+        "dense_top1": found.dense.top1,
+        "environment": asdict(found.environment) if found.environment else None,
+        "rows": rows(found),
     }
     write_text(options.out, json.dumps(record, indent=1) + "\n")
-    shutil.copyfile(options.scan / "sensitivity.svg", ROOT / "docs" / "figures" / "sensitivity-resnet56.svg")
+    picture = (options.result or options.scan / "sensitivity.json").with_suffix(".svg")
+    shutil.copyfile(picture, ROOT / "docs" / "figures" / "sensitivity-resnet56.svg")
 
 
 if __name__ == "__main__":
