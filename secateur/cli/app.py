@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (Exception, SystemExit) as error:
-        if isinstance(error.__context__, BrokenPipeError):  # click ends the process itself then
+        if isinstance(error, SystemExit) and isinstance(error.__context__, BrokenPipeError):  # by click itself
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
         sentence = _sentence(error)

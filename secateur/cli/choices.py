@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,12 +70,25 @@ def budget(options: BudgetOptions, method: MethodOptions, search: SearchOptions 
 
 
 def max_drop(search: SearchOptions) -> MaxDrop | None:
-    """Return the accuracy that decides how much goes, where one was given."""
+    """Return the accuracy that decides how much goes, where one was given.
+
+    Raises:
+        UsageError: there is none, but an option that belongs to it; or a value is out of range.
+    """
+    from secateur.errors import UsageError
     from secateur.recipe import MaxDrop
 
-    if search.max_drop is None:
-        return None
-    return MaxDrop(points=search.max_drop, amount=search.shrink, recovery_epochs=search.recovery_epochs)
+    more = {"amount": search.shrink, "recovery_epochs": search.recovery_epochs}
+    given = {name: value for name, value in more.items() if value is not None}
+    if search.max_drop is not None:
+        return MaxDrop(points=search.max_drop, **given)  # type: ignore[arg-type]  # of two kinds
+    for name, value in given.items():
+        flag = "shrink" if name == "amount" else "recovery-epochs"
+        raise UsageError(
+            f"--{flag} {value} is for the search that --max-drop starts, and there is no --max-drop; give one, such as "
+            f"--max-drop 1, or leave --{flag} out"
+        )
+    return None
 
 
 def method(options: MethodOptions, *, seed: int, training: TrainingOptions | None = None) -> L1 | Magnitude:
@@ -99,6 +114,15 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
             flag = {"ratios": "ratio"}.get(name, name).replace("_", "-")
             owner = next(other for other, cls in METHODS.items() if name in {f.name for f in dataclasses.fields(cls)})
             raise UsageError(f"--{flag} is a setting of the method {owner}, not of {options.method}; leave it out")
+    hints = typing.get_type_hints(kind)
+    for name, value in settings.items():
+        allowed = typing.get_args(hints[name]) if typing.get_origin(hints[name]) is typing.Literal else (value,)
+        if value not in allowed:
+            raise UsageError(
+                f"--{name.replace('_', '-')} {value} is not for the method {options.method}; give it one of "
+                f"{', '.join(allowed)}, or leave it out"
+            )
+    _refuse_unused(settings)
     if "seed" in known:
         settings["seed"] = seed
     if training is not None:
@@ -109,6 +133,22 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
 
 
 RENAMED = ("lock", "ratio")
+
+
+def _refuse_unused(settings: Mapping[str, object]) -> None:
+    """Refuse epochs between cuts where there is one cut."""
+    from secateur.errors import UsageError
+
+    for name, several, wanted in (
+        ("layer_epochs", settings.get("strategy") == "layer-by-layer", "--strategy layer-by-layer"),
+        ("step_epochs", settings.get("steps", 1) != 1, "--steps of 2 or more"),
+    ):
+        if name in settings and not several:
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"--{flag} {settings[name]} is for training between cuts, and there is only one cut; give {wanted}, or "
+                f"leave --{flag} out"
+            )
 
 
 def _ratio(text: str) -> tuple[str, float]:

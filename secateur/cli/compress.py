@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import show
-from secateur.cli.options import RunOptions, option, spread
+from secateur.cli.options import option, spread
 
 
 @spread
@@ -14,7 +14,11 @@ def compress(
     recipe: Annotated[
         str, typer.Argument(metavar="RECIPE", help="a .yaml file, or a name of `secateur recipe --list`")
     ],
-    run: RunOptions,
+    out: Annotated[
+        Path | None,
+        option(None, "--out", "-o", help="folder of the run; without it, the recipe's name with -run behind it"),
+    ] = None,
+    force: Annotated[bool, option(None, "--force", help="start over in the folder of another run")] = False,
     settings: Annotated[
         list[str] | None,
         option("Recipe", "--set", metavar="KEY=VALUE", help="replace a setting: --set budget.macs=0.4; repeatable"),
@@ -54,9 +58,12 @@ def compress(
             device=place.device if device is None else device,
         ),
     )
+    if dry_run and as_json:
+        show.show_json(chosen.to_json())
+        return
     if dry_run:
         print(recipes.recipe_yaml(chosen), end="")
         return
-    out = run.out if run.out != RunOptions.out else Path(f"{Path(recipe).stem}-run")
-    result = recipes.compress(chosen, out, force=run.force, command=show.words(), progress=show.progress(quiet=quiet))
+    out = out or Path(f"{Path(recipe).stem}-run")
+    result = recipes.compress(chosen, out, force=force, command=show.words(), progress=show.progress(quiet=quiet))
     show.show_result(result, as_json=as_json)

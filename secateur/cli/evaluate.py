@@ -42,8 +42,8 @@ def evaluate(
         return
     show.show(
         (
-            ("top-1", f"{found.top1:.2%}"),
-            ("top-5", f"{found.top5:.2%}"),
+            ("top-1", f"{100 * found.top1:.2f} %"),
+            ("top-5", f"{100 * found.top5:.2f} %"),
             ("loss", f"{found.loss:.6f}"),
             ("samples", f"{found.samples:,} ({split})"),
         )

@@ -135,8 +135,8 @@ class MethodOptions:
         Literal["spare", "inner", "shortcut", "group"] | None,
         option(
             "What to cut",
-            help="of l1: cut residual streams only if the budget needs it (default), never, by the norms of their "
-            "projection shortcut, or by those of all their layers",
+            help="cut residual streams only if the budget needs it (spare, the default), never (inner), by the norms "
+            "of their projection shortcut (l1 only), or like all other layers (group)",
         ),
     ] = None
     selection: Annotated[
@@ -148,7 +148,8 @@ class MethodOptions:
         option("What to cut", help="of l1: retrain once, or after every layer"),
     ] = None
     layer_epochs: Annotated[
-        int | None, option("What to cut", min=0, help="of l1, layer by layer: epochs after each layer but the last")
+        int | None,
+        option("What to cut", min=0, help="of l1, layer by layer: epochs after each layer but the last; 1 by default"),
     ] = None
     steps: Annotated[
         int | None, option("What to cut", min=1, help="of magnitude: cuts on the way to the budget; 1 by default")
@@ -187,10 +188,12 @@ class SearchOptions:
             help="instead: the smallest model within so many points of the dense one's validation accuracy",
         ),
     ] = None
-    shrink: Annotated[str, option("Budget", help="what --max-drop makes small: macs, params, size_bytes, …")] = "macs"
+    shrink: Annotated[
+        Text, option("Budget", help="what --max-drop makes small: macs (default), params, size_bytes, …")
+    ] = None
     recovery_epochs: Annotated[
-        int, option("Budget", min=0, help="of fine-tuning that each candidate of --max-drop gets")
-    ] = 1
+        int | None, option("Budget", min=0, help="of fine-tuning that each candidate of --max-drop gets; 1 by default")
+    ] = None
 
 
 @dataclass(frozen=True)

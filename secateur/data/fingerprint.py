@@ -7,10 +7,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from secateur.data.cub200 import LISTS, cub200_folder
-from secateur.data.folders import SUFFIXES, VALIDATION_NAMES, imagenet_folder
+from secateur.data.folders import VALIDATION_NAMES, imagenet_folder
+from secateur.data.image_tree import image_entries
 from secateur.data.parquet import parquet_files
 from secateur.data.registry import CUB200, FOLDER, PARQUET
-from secateur.data.vision import PUBLISHED_FILES
+from secateur.data.vision import PUBLISHED, read_files
 from secateur.errors import DataError
 
 WHOLE_BYTES = 100 * 10**6
@@ -49,8 +50,8 @@ def data_fingerprint(spec: str, root: Path | str = "data") -> str | None:
 def _fingerprint(spec: str, root: Path) -> str | None:
     if spec.startswith(PARQUET):
         return _of_content(_parquet_files(Path(spec.removeprefix(PARQUET)).expanduser()))
-    if spec in PUBLISHED_FILES:
-        return _of_content([root / name for name in PUBLISHED_FILES[spec]])
+    if spec in PUBLISHED:
+        return _of_content(read_files(spec, root))
     if spec == "imagenet":
         # Of its own folders alone: other data sets may lie beside them.
         folder = imagenet_folder(root)
@@ -88,16 +89,9 @@ def _of_tree(folder: Path, lists: Iterable[Path] = (), *, inner: Sequence[str] =
 
 def _add_names(digest: "hashlib.blake2b", folder: str, inner: str) -> None:
     """Add path and size of every image below ``folder``, in order of their names."""
-    with os.scandir(folder) as entries:
-        ordered = sorted(entries, key=lambda entry: entry.name)
-    for entry in ordered:
-        if entry.name.startswith("."):
-            continue
-        name = f"{inner}/{entry.name}"
-        if entry.is_dir():
-            _add_names(digest, entry.path, name)
-        elif entry.name.lower().endswith(SUFFIXES):
-            digest.update(os.fsencode(f"{name}:{entry.stat().st_size}\n"))
+    for entry in image_entries(folder):
+        name = f"{inner}{entry.path.removeprefix(folder)}".replace(os.sep, "/")
+        digest.update(os.fsencode(f"{name}:{entry.stat().st_size}\n"))
 
 
 def _add_content(digest: "hashlib.blake2b", path: Path) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from secateur.data.encoded import EncodedImages, encoded_source
+from secateur.data.image_tree import SUFFIXES, image_entries, is_image, leads_back
 from secateur.data.memory import MemorySource
 from secateur.data.normalization import NORMALIZATIONS
 from secateur.data.options import LoadOptions
@@ -19,7 +20,6 @@ from secateur.data.streaming import StreamingSource
 from secateur.errors import DataError
 from secateur.names import nearest_name
 
-SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm")
 VALIDATION_NAMES = ("validation", "val", "valid")
 TEST_SHARE = 0.1  # set aside where a tree has no split of its own
 TEST_SEED = 0  # fixed: the test split is the same for everybody, whatever seed a run has
@@ -161,6 +161,7 @@ def read_tree(folder: Path, name: str, *, tested_on: Split = "test") -> tuple[li
             f"{name} has one class only, {classes[0]!r} in {folders['train']}; classification needs at least 2"
         )
     if "test" not in files:
+        _refuse_loose_images(folder, folders["train"])
         train, test = stratified_split(files["train"].labels, TEST_SHARE, TEST_SEED, "folder test")
         if not len(test):
             raise DataError(
@@ -198,15 +199,32 @@ def split_folders(folder: Path) -> dict[Split, Path]:
     return found or {"train": folder}
 
 
+def _refuse_loose_images(folder: Path, train: Path) -> None:
+    """Refuse a split without classes beside a train folder, in whose place a part of train would be tested on."""
+    for name in (*VALIDATION_NAMES, "test") if train != folder else ():
+        place = folder / name
+        if place.is_dir() and any(is_image(entry.name) for entry in place.iterdir()):
+            raise DataError(
+                f"{place} holds images but no class folders, so nobody knows their classes; put the images of each "
+                f"class in a folder of its own, such as {place}/cat, or move {name}/ away: then a tenth of train is "
+                "set aside as test"
+            )
+
+
 def class_folders(folder: Path) -> list[str]:
     """Return the names of the class folders in order.
 
     Raises:
         DataError: there are none.
     """
-    names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
+    above = (os.path.realpath(folder),)
+    names = sorted(
+        entry.name
+        for entry in folder.iterdir()
+        if entry.is_dir() and not entry.name.startswith(".") and not leads_back(entry, above)
+    )
     if not names:
-        loose = any(_is_image(entry.name) for entry in folder.iterdir())
+        loose = any(is_image(entry.name) for entry in folder.iterdir())
         what = "images but no class folders" if loose else "no class folders"
         raise DataError(
             f"{folder} holds {what}; put the images of each class in a folder of its own, such as {folder}/cat"
@@ -222,8 +240,9 @@ def _images_of(folder: Path, classes: Sequence[str], split: Split) -> ImageFiles
             hint = f" (it has {near!r})" if near is not None else ""
             raise DataError(f"{folder} has the class {name!r}, which train lacks{hint}; train needs every class")
     names, labels = [], []
+    above = (os.path.realpath(folder),)
     for label, name in enumerate(classes):
-        images = sorted(_images_under(str(folder / name))) if name in present else []
+        images = sorted(_images_under(str(folder / name), above)) if name in present else []
         if not images and split == "train":
             raise DataError(f"{folder / name} holds no images ({', '.join(SUFFIXES[:4])}, …); add some or remove it")
         names += [f"{name}{image}" for image in images]
@@ -233,19 +252,10 @@ def _images_of(folder: Path, classes: Sequence[str], split: Split) -> ImageFiles
     return ImageFiles(folder, names, torch.tensor(labels))
 
 
-def _images_under(folder: str) -> Iterator[str]:
+def _images_under(folder: str, above: tuple[str, ...]) -> Iterator[str]:
     """Yield the path of each image below ``folder``, less ``folder`` itself."""
-    for place, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (f"{place[len(folder) :]}{os.sep}{name}" for name in files if _is_image(name))
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _is_image(name: str) -> bool:
-    return not name.startswith(".") and name.lower().endswith(SUFFIXES)
+    for entry in image_entries(folder, above):
+        yield entry.path[len(folder) :]
 
 
 def _has_folders(folder: Path) -> bool:

@@ -23,8 +23,7 @@ def stratified_split(labels: Tensor, share: float, seed: int, purpose: str) -> t
     Raises:
         UsageError: ``share`` is outside [0, 1).
     """
-    if not 0 <= share < 1:
-        raise UsageError(f"{purpose} share is {share}; give a share from 0 up to but not including 1")
+    check_share(share, purpose)
     classes, counts = torch.unique(labels, return_counts=True)
     quotas = _quotas(counts, share)
     generator = generator_for(seed, purpose)
@@ -33,6 +32,16 @@ def stratified_split(labels: Tensor, share: float, seed: int, purpose: str) -> t
         members = (labels == label).nonzero().flatten()
         chosen[members[torch.randperm(len(members), generator=generator)[:quota]]] = True
     return (~chosen).nonzero().flatten(), chosen.nonzero().flatten()
+
+
+def check_share(share: float, purpose: str) -> None:
+    """Refuse a share that cannot be taken out.
+
+    Raises:
+        UsageError: ``share`` is outside [0, 1), or not a number.
+    """
+    if not 0 <= share < 1:
+        raise UsageError(f"{purpose} share is {share}; give a share from 0 up to but not including 1")
 
 
 def _quotas(counts: Tensor, share: float) -> Tensor:

@@ -20,7 +20,7 @@ from secateur.data.order import plan_batches
 from secateur.data.resizing import Resizing, View
 from secateur.data.samples import Sample, SampleReader, UnreadableSample
 from secateur.data.source import Split, require_samples, require_split
-from secateur.data.workers import read_batches, stacked
+from secateur.data.workers import check_workers, read_batches, stacked
 from secateur.errors import DataError, UsageError
 
 
@@ -67,8 +67,7 @@ class StreamingSource:
             DataError: a data set is not map-style, is empty, or a sample or label cannot be used.
             UsageError: ``validation_share`` or ``workers`` is out of range.
         """
-        if workers < 0:
-            raise UsageError(f"workers is {workers}; give 0 or more")
+        check_workers(workers)
         self._stored: dict[Split, Dataset[Any]] = {"train": train, "test": test}
         if validation is not None:
             self._stored["validation"] = validation

@@ -42,7 +42,6 @@ _READ_FAILURES = (
     AttributeError,
     AssertionError,
     EOFError,
-    MemoryError,
     zlib.error,
     pickle.UnpicklingError,
 )
@@ -145,6 +144,17 @@ PUBLISHED: dict[str, Callable[[LoadOptions], MemorySource | StreamingSource]] = 
     published.name: partial(published_source, published) for published in _ALL
 }
 PUBLISHED_FILES: dict[str, tuple[str, ...]] = {published.name: published.files for published in _ALL}
+CACHES: dict[str, tuple[str, ...]] = {
+    published.name: tuple(f"{folder}/processed/{name}.pt" for name in ("training", "test"))
+    for published, folder in ((MNIST, "MNIST"), (FASHION_MNIST, "FashionMNIST"))
+}
+"""What old versions of torchvision made of the files, and the readers of new ones still prefer to them."""
+
+
+def read_files(name: str, root: Path) -> list[Path]:
+    """Return the files that the data set ``name`` is read from: a complete cache, or else those published."""
+    cache = [root / file for file in CACHES.get(name, ())]
+    return cache if cache and all(file.is_file() for file in cache) else [root / file for file in PUBLISHED_FILES[name]]
 
 
 def read_both_parts(

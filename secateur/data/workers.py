@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, UntypedStorage
 from torch.utils.data import DataLoader, get_worker_info
 
-from secateur.errors import DataError
+from secateur.errors import DataError, UsageError
 
 _PID = re.compile(r"\(pid (\d+)\)")
 _SHARED_MEMORY_SIGNS = ("shared memory", "no space left", "/torch_")
@@ -187,3 +187,13 @@ def _explanation(error: Exception, name: str, ended: tuple[int, int] | None) -> 
 def _last_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
+
+
+def check_workers(workers: int) -> None:
+    """Refuse a number of reading processes that cannot be.
+
+    Raises:
+        UsageError: fewer than none.
+    """
+    if workers < 0:
+        raise UsageError(f"workers is {workers}; give 0 or more")

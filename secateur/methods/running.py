@@ -1,6 +1,7 @@
 """One run of a method: decisions that are kept, cuts that are proved, phases that continue, and its record."""
 
 import contextlib
+import json
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -185,7 +186,8 @@ class MethodRun:
         if not isinstance(begun, dict):
             raise TrainingError(f"{name} in {self.store.folder} is not a decision of this method; use another folder")
         for key, value in made_for.items():
-            if begun.get(key) != value:
+            # As text, because the order of ratios decides, and mappings are equal in any order.
+            if json.dumps(begun.get(key)) != json.dumps(value):
                 raise TrainingError(
                     f"the store {self.store.folder} belongs to another run: {name} was decided for {key} = "
                     f"{begun.get(key)}, not {value}; continue with the settings that began it, or use another folder"

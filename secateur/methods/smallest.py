@@ -95,7 +95,7 @@ def smallest_within(
     dense = trials.dense()
     tell(
         f"searching the smallest share of {amount} within {max_drop_points:g} points of the dense model's "
-        f"{dense.top1:.2%}: at most {len(ends).bit_length()} candidates, {recovery_epochs} epoch(s) each"
+        f"{100 * dense.top1:.2f} %: at most {len(ends).bit_length()} candidates, {recovery_epochs} epoch(s) each"
     )
     curve = _bisected(trials, dense, ends, _steps(tolerance), max_drop_points)
     chosen = next((candidate for candidate in curve if candidate.within), None)
@@ -240,11 +240,11 @@ def _told(candidate: Candidate) -> str:
     if candidate.validation is None or candidate.drop_points is None:
         return f"cannot be cut: {candidate.reason}"
     side = "below" if candidate.drop_points >= 0 else "above"
-    before = "" if candidate.after_cut is None else f" ({candidate.after_cut.top1:.2%} right after the cut)"
+    before = "" if candidate.after_cut is None else f" ({100 * candidate.after_cut.top1:.2f} % right after the cut)"
     verdict = "near enough" if candidate.within else "too far"
     return (
-        f"top-1 {candidate.validation.top1:.2%}{before}, {abs(candidate.drop_points):.2f} points {side} the dense "
-        f"model: {verdict}"
+        f"top-1 {100 * candidate.validation.top1:.2f} %{before}, {abs(candidate.drop_points):.2f} points {side} the "
+        f"dense model: {verdict}"
     )
 
 
@@ -255,8 +255,8 @@ def _nothing_found(curve: Sequence[Candidate], amount: str, dense: Evaluation, a
     best = min(measured, key=lambda candidate: candidate.drop_points or 0.0)
     return (
         f"no cut stays within {asked}: the best, at {best.share:g} of {amount}, is {best.drop_points:.2f} points below "
-        f"the dense model's validation top-1 of {dense.top1:.2%}; allow more (--max-drop), or let candidates recover "
-        f"longer (--recovery-epochs)"
+        f"the dense model's validation top-1 of {100 * dense.top1:.2f} %; allow more (--max-drop), or let "
+        "candidates recover longer (--recovery-epochs)"
     )
 
 
@@ -286,8 +286,9 @@ def _curve_notes(curve: Sequence[Candidate]) -> list[str]:
     if falls:
         (small, small_top1), (large, large_top1) = max(falls, key=lambda pair: pair[0][1] - pair[1][1])
         notes.append(
-            f"accuracy does not rise evenly with the budget, though bisection takes it to: top-1 is {small_top1:.2%} "
-            f"at {small:g} but {large_top1:.2%} at {large:g}; a share below the chosen one may be near enough too"
+            "accuracy does not rise evenly with the budget, though bisection takes it to: top-1 is "
+            f"{100 * small_top1:.2f} % at {small:g} but {100 * large_top1:.2f} % at {large:g}; a share below the "
+            "chosen one may be near enough too"
         )
     if not all(one.bit_for_bit for one in curve):
         notes.append("a candidate was continued after an interruption, not bit for bit as an unbroken search")

@@ -1,4 +1,4 @@
-"""Fingerprints of what a recipe only names: weight files, the user's code, parquet data."""
+"""Fingerprints of what a recipe only names: weight files, the user's code, the files of a data set."""
 
 import hashlib
 from dataclasses import replace
@@ -11,7 +11,7 @@ from secateur.recipe.settings import DataChoice, ModelChoice
 from secateur.user_code import code_path
 
 WHOLE_BYTES = 100 * 10**6
-"""A data file up to this size is read whole; of a larger one the first and the last half of this count."""
+"""A code file up to this size is read whole; of a larger one the first and the last half of this count."""
 
 
 def with_fingerprint(choice: ModelChoice) -> ModelChoice:
@@ -42,10 +42,12 @@ def with_fingerprint(choice: ModelChoice) -> ModelChoice:
 
 
 def with_data_fingerprint(choice: DataChoice) -> DataChoice:
-    """Return ``choice`` with the fingerprint of its parquet files, or of the file with the code that makes the data.
+    """Return ``choice`` with the fingerprint of its data's files, or of the file with the code that makes the data.
+
+    See :func:`secateur.data.data_fingerprint` for what of the files counts.
 
     Raises:
-        DataError: a parquet file cannot be read.
+        DataError: a file cannot be read, or the data is not what the recipe was made with.
         UsageError: the code file is missing.
     """
     found = data_fingerprint(choice.spec, choice.root) or _code_fingerprint(choice.spec)

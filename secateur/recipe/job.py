@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -12,21 +13,20 @@ import torch
 from secateur import record as records
 from secateur.cost import Budget, MinimumWarning
 from secateur.data import DataSource
-from secateur.errors import BudgetError, DataError, SecateurError
+from secateur.errors import BudgetError, DataError, SecateurError, TrainingError
 from secateur.graph import ChannelGraph
 from secateur.methods import Compressed
 from secateur.methods.running import nothing_to_cut
 from secateur.methods.scratch import from_scratch
 from secateur.randomness import derive_seed
 from secateur.recipe.checks import check_outputs, check_training, require_prunable
-from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
 from secateur.recipe.lock import locked, refuse_busy
 from secateur.recipe.measuring import Finished, Measured, measure_all
 from secateur.recipe.proving import proved_cut
 from secateur.recipe.rundir import CURVE, FILES, RunDirectory
 from secateur.recipe.searching import first_budget, search_budget
 from secateur.recipe.settings import Recipe
-from secateur.recipe.subject import Subject, build_subject, read_data, settle
+from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
 from secateur.recipe.writing import write_compressed, write_dense
 from secateur.record import RunLog, RunRecord, TrainResult, environment, write_record
 from secateur.report import write_report
@@ -71,9 +71,8 @@ def compress(
             can be known; a proof that fails; a loss that is not finite.
         Interrupted: Ctrl-C; the same call continues.
     """
-    if recipe.data.download:
-        read_data(recipe.data, recipe.machine, model=recipe.model.spec)  # so that there is something to fingerprint
-    recipe = replace(recipe, model=with_fingerprint(recipe.model), data=with_data_fingerprint(recipe.data))
+    model, data = fingerprinted(recipe.model, recipe.data, recipe.machine)
+    recipe = replace(recipe, model=model, data=data)
     place = RunDirectory(Path(out))
     refuse_busy(place.folder)
     finished = place.enter(recipe, force=force)
@@ -160,7 +159,12 @@ class _Job:
             phases = (store.train("dense", self.task, self.subject.model, epochs=self.recipe.train_epochs),)
             write_dense(self.place, self.recipe, self.subject, self.data)
         dense = self.task.evaluate(self.subject.model)
-        self.tell(f"dense model: top-1 {dense.top1:.2%}, loss {dense.loss:.4f} on the validation split")
+        if math.isnan(dense.loss):
+            raise TrainingError(
+                "the dense model returns NaN on the validation split, so nothing that is cut from it can be judged; "
+                "train it with a lower learning rate (--train-lr, train.learning_rate in a recipe) or for longer"
+            )
+        self.tell(f"dense model: top-1 {100 * dense.top1:.2f} %, loss {dense.loss:.4f} on the validation split")
         search = search_budget(
             self.recipe, self.subject.model, self.tuning_task(), self.place.folder, store=store, tell=self.tell
         )
@@ -210,9 +214,13 @@ class _Job:
             device=self.task.device,
             seed=derive_seed(recipe.seed, "scratch"),
         )
-        return from_scratch(
+        control = from_scratch(
             found, fresh.model, self.task, epochs=epochs, settings=recipe.train, store=store, progress=self.tell
         )
+        if not recipe.distills:
+            return control
+        note = "control: it learned from the labels alone; the recipe's distillation belongs to fine-tuning"
+        return replace(control, record=replace(control.record, notes=(*control.record.notes, note)))
 
     def tuning_task(self) -> SupervisedTask:
         """Return the task that fine-tunes, with the dense model as its teacher where it distils."""
@@ -233,11 +241,13 @@ class _Job:
         dense = ("dense",) if self.recipe.train_epochs else ()
         files = ("recipe", "log", "plan", *dense, "model", "report")
         return RunRecord(
-            run_id=f"{derive_seed(json.dumps(self.recipe.to_json(), sort_keys=True)):016x}",
+            # Unsorted, because the order of ratios decides; that of all other keys is fixed.
+            run_id=f"{derive_seed(json.dumps(self.recipe.to_json())):016x}",
             command=command,
             environment=environment(self.task.device),
             settings=self.recipe.to_json(),
             seeds={"seed": self.recipe.seed},
+            classes=self.data.num_classes,
             phases=(*phases, *compressed.record.phases),
             measurements=measured.measurements,
             proof=None

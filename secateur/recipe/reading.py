@@ -203,11 +203,10 @@ def _override(values: dict[str, Any], override: str) -> None:
     place = values
     for parent in parents:
         inner = place.get(parent)
-        if inner is None:
-            place[parent] = inner = {}
-        if not isinstance(inner, dict):
+        if inner is not None and not isinstance(inner, dict):
             raise UsageError(f"--set {override!r}: {parent} is {inner!r} in the recipe, which has no keys of its own")
-        place = inner
+        # A copy, because an alias in the YAML makes two places share one mapping.
+        place[parent] = place = dict(inner or {})
     place[last] = value
 
 

@@ -32,6 +32,8 @@ def evaluate_file(
 ) -> Evaluation:
     """Return the accuracy of a ``.safetensors`` or ``.onnx`` file, its images normalised as the file says.
 
+    The share of the training data counts for the train split alone.
+
     Raises:
         ArtifactError: the file cannot be read.
         DataError: the data does not fit the model.
@@ -41,6 +43,8 @@ def evaluate_file(
     preprocessing = _preprocessing(path)
     if path.suffix != ".onnx":
         _require_code(path, inspect_file(path), code)
+    if split != "train":
+        choice = dataclasses.replace(choice, train_share=1.0)
     data = _data_for(path, choice, preprocessing, machine)
     return evaluate_artifact(path, data, split=split, batch_size=batch_size, device=device, code=code)
 

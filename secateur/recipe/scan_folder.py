@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from secateur.errors import ArtifactError, UsageError
+from secateur.errors import ArtifactError, TrainingError, UsageError
 from secateur.measure import Sensitivity, read_sensitivity
 from secateur.recipe.lock import LOCK
 from secateur.recipe.rundir import CHANGED, CHECKPOINT, refuse_file_above
@@ -39,6 +39,7 @@ class ScanFolder:
 
         Raises:
             UsageError: the folder holds something else, or a scan with other settings.
+            TrainingError: its checkpoint is damaged, and it is not to start over.
         """
         if self.folder.exists() and not self.folder.is_dir():
             raise UsageError(f"{self.folder} is a file; give --out a folder")
@@ -51,7 +52,7 @@ class ScanFolder:
         found = [name for name in found if name != LOCK and not (name.startswith(".") and name.endswith(".part"))]
         if not found or (found == [CHECKPOINT] and not any(self.folder.glob(f"{CHECKPOINT}/*/*.safetensors"))):
             return None
-        before = self._settings()
+        before = self._settings(force=force)
         if before is None:
             shown = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
             raise UsageError(
@@ -94,9 +95,17 @@ class ScanFolder:
             return False
         return write_curves(paths, sensitivity)
 
-    def _settings(self) -> dict[str, Any] | None:
-        """Return the settings of the scan in the folder, or None where there is none."""
-        entry = Store(self.folder / CHECKPOINT).recall(SETTINGS)
+    def _settings(self, *, force: bool) -> dict[str, Any] | None:
+        """Return the settings of the scan in the folder, or None where there is none.
+
+        Of one that is damaged and starts over nothing is returned but that it is a scan: no settings.
+        """
+        try:
+            entry = Store(self.folder / CHECKPOINT).recall(SETTINGS)
+        except TrainingError:
+            if not force:
+                raise
+            return {}
         if entry is not None and isinstance(entry.values, dict):
             return entry.values
         with contextlib.suppress(ArtifactError):

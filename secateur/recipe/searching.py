@@ -5,9 +5,10 @@ from pathlib import Path
 from torch import nn
 
 from secateur.cost import Budget
+from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph
 from secateur.methods.contract import Progress
-from secateur.methods.smallest import Search, easiest_budget, smallest_within, write_search
+from secateur.methods.smallest import NothingNearError, Search, easiest_budget, smallest_within, write_search
 from secateur.recipe.rundir import FILES
 from secateur.recipe.settings import Recipe
 from secateur.report import write_tradeoff
@@ -35,24 +36,32 @@ def search_budget(
         What was found; None where the recipe asks for no accuracy.
 
     Raises:
-        BudgetError: no candidate came within the accuracy.
+        BudgetError: no candidate came within the accuracy; the curve is written all the same.
         Interrupted: Ctrl-C; the same call continues.
     """
     wanted = recipe.max_drop
     if wanted is None:
         return None
-    search = smallest_within(
-        recipe.method,
-        model,
-        task,
-        max_drop_points=wanted.points,
-        amount=wanted.amount,
-        recovery_epochs=wanted.recovery_epochs,
-        tolerance=wanted.tolerance,
-        also=recipe.budget,
-        store=store,
-        progress=tell,
-    )
+    try:
+        search = smallest_within(
+            recipe.method,
+            model,
+            task,
+            max_drop_points=wanted.points,
+            amount=wanted.amount,
+            recovery_epochs=wanted.recovery_epochs,
+            tolerance=wanted.tolerance,
+            also=recipe.budget,
+            store=store,
+            progress=tell,
+        )
+    except NothingNearError as error:
+        _write(folder, error.search)
+        raise BudgetError(f"{error}; {folder / FILES['tradeoff']} has what each candidate gave") from error
+    _write(folder, search)
+    return search
+
+
+def _write(folder: Path, search: Search) -> None:
     write_search(folder / FILES["search"], search)
     write_tradeoff(folder, search)
-    return search

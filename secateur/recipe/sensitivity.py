@@ -26,11 +26,10 @@ from secateur.measure import (
 )
 from secateur.randomness import generator_for
 from secateur.recipe.checks import check_outputs, require_prunable
-from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
 from secateur.recipe.lock import locked, refuse_busy
 from secateur.recipe.scan_folder import RESULT, ScanFolder
 from secateur.recipe.settings import DataChoice, Machine, ModelChoice
-from secateur.recipe.subject import Subject, build_subject, read_data, settle
+from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
 from secateur.record import Environment, Evaluation, environment
 from secateur.training import Store, evaluate, join_processes
 
@@ -156,7 +155,8 @@ def measure_sensitivity(
     processes = join_processes().world_size
     if processes > 1:
         raise UsageError(f"a scan runs in one process, but {processes} were started; start it without torchrun")
-    recipe = replace(recipe, model=with_fingerprint(recipe.model), data=with_data_fingerprint(recipe.data))
+    model, data = fingerprinted(recipe.model, recipe.data, recipe.machine)
+    recipe = replace(recipe, model=model, data=data)
     settings, place = recipe.to_json(), ScanFolder(Path(out))
     refuse_busy(place.folder)
     finished = place.enter(settings, force=force)

@@ -1,16 +1,21 @@
 """The recipe of a run: every setting that decides its result, in one frozen object."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter
 
 from secateur.cost import Budget, parse_amount
+from secateur.data import augmentation_named, normalization_named
+from secateur.data.splits import check_share
+from secateur.data.train_share import check_train_share
+from secateur.data.workers import check_workers
 from secateur.errors import BudgetError, UsageError
 from secateur.methods import AnyMethod, Magnitude
 from secateur.methods.smallest import check_search
 from secateur.training import Distillation, TrainSettings
+from secateur.training.devices import check_threads
 
 FORMAT = 1
 """Of recipes; one of another format is refused."""
@@ -36,6 +41,11 @@ class ModelChoice:
     code_fingerprint: str | None = None  # of the user's file that builds it, where ``spec`` is file.py:function
     num_classes: int | None = None  # None: as many as the data has
 
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        if self.num_classes is not None and self.num_classes < 1:
+            raise UsageError(f"num_classes is {self.num_classes}; give a whole number of at least 1")
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataChoice:
@@ -52,6 +62,15 @@ class DataChoice:
     download: bool = False  # fetch what is missing, where there is internet
     fingerprint: str | None = None  # of the data's files, or of the user's file that makes the data
 
+    def __post_init__(self) -> None:
+        """Refuse settings that no data can be read with."""
+        check_share(self.validation_share, "validation")
+        check_train_share(self.train_share)
+        if self.normalize is not None:
+            normalization_named(self.normalize)
+        if self.augmentation is not None:
+            augmentation_named(self.augmentation)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
@@ -62,6 +81,12 @@ class Machine:
     threads: int | None = None  # of one operator; None: as torch chooses
     device: str = "auto"
     workers: int = 2  # reading processes of data that streams
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no machine has; whether the device is there is known when the job starts."""
+        if self.threads is not None:
+            check_threads(self.threads)
+        check_workers(self.workers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,10 +153,24 @@ class Recipe:
                 f"there are weights ({self.model.weights}) and train_epochs is {self.train_epochs}, which would train "
                 "them anew; leave out --weights or --train-epochs"
             )
+        if getattr(self.method, "ratios", None):
+            self._refuse_beside_ratios()
         if self.control is not None and self.method.finetune_epochs == 0:
             raise UsageError(
                 "the control trains as long as the method fine-tunes, and finetune_epochs is 0; give --epochs"
             )
+
+    def _refuse_beside_ratios(self) -> None:
+        if self.budget is not None:
+            other = f"a budget ({self.budget.describe()})"
+        elif self.max_drop is not None:
+            other = f"an accuracy (max_drop: {self.max_drop.points:g} points)"
+        else:
+            return
+        raise BudgetError(
+            f"there are ratios (method.ratios) and {other}, and only one of them can decide how much is cut; leave one "
+            "out"
+        )
 
     @property
     def distills(self) -> bool:
@@ -202,6 +241,9 @@ def dense_training(learning_rate: float, batch_size: int) -> TrainSettings:
 UNDECISIVE = ("machine.", "title", "data.download")
 """Beginnings of the names of settings that do not touch the result."""
 
+ORDERED = ("method", "ratios")
+"""A mapping whose order decides as well: the first pattern that fits a layer."""
+
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
     """Return (setting, value before, value now) of the first setting that decides the result and differs, or None."""
@@ -213,7 +255,16 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
     for name in dict.fromkeys((*this, *then)):
         if not name.startswith(UNDECISIVE) and then.get(name) != this.get(name):
             return name, then.get(name), this.get(name)
-    return None
+    earlier, later = list(_at(before, ORDERED)), list(_at(now, ORDERED))
+    return None if earlier == later else (f"the order of {'.'.join(ORDERED)}", earlier, later)
+
+
+def _at(values: Mapping[str, Any], place: Sequence[str]) -> Mapping[str, Any]:
+    """Return the mapping at ``place``, an empty one where there is none."""
+    for key in place:
+        inner = values.get(key)
+        values = inner if isinstance(inner, Mapping) else {}
+    return values
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

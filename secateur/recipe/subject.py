@@ -16,7 +16,7 @@ from secateur.export import inspect as inspect_file
 from secateur.graph import ChannelGraph, trace
 from secateur.models import NETWORKS, build_model, default_normalization, input_shape, load_weights
 from secateur.randomness import derive_seed, generator_for
-from secateur.recipe.fingerprints import with_fingerprint
+from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
 from secateur.recipe.settings import DataChoice, Machine, ModelChoice
 from secateur.training import Split, choose_device, set_threads
 from secateur.user_code import names_user_code
@@ -106,6 +106,22 @@ def read_data(choice: DataChoice, machine: Machine, *, model: str | None = None)
         if data.size(split) == 0:
             raise DataError(f"the {split} split of {data.name} is empty; give data with samples in it")
     return data if choice.train_share == 1 else TrainShare(data, choice.train_share)
+
+
+def fingerprinted(model: ModelChoice, data: DataChoice, machine: Machine) -> tuple[ModelChoice, DataChoice]:
+    """Return both with the fingerprints of their files; what is missing is fetched before, where that was asked for.
+
+    A job is known by its fingerprints, so those of its first call and of a later one have to be the same.
+
+    Raises:
+        ModelError: the weight file is missing, or not the one that the job names.
+        DataError: the data cannot be read or fetched, or is not the one that the job names.
+        UsageError: a code file is missing, or an option is out of range.
+    """
+    model = with_fingerprint(model)
+    if data.download:
+        read_data(data, machine, model=model.spec)
+    return model, with_data_fingerprint(data)
 
 
 def build_subject(

@@ -49,7 +49,8 @@ def write_compressed(
             "data": without_folder(data.name),
             "budget": None if budget is None else budget.describe(),
             "method": compressed.record.method,
-            "method_settings": compressed.record.settings,
+            # As asked for: a control runs the method without its fine-tuning.
+            "method_settings": recipe.to_json()["method"],
             "control": recipe.control,
             "seed": recipe.seed,
         },

@@ -27,6 +27,7 @@ class RunRecord:
     seeds: dict[str, int] = field(default_factory=dict)
     phases: tuple[TrainResult, ...] = ()
     measurements: dict[str, Measurement] = field(default_factory=dict)  # such as "dense", "cut", "tuned", "onnx"
+    classes: int | None = None  # of the data
     proof: Proof | None = None
     agreement: Agreement | None = None  # of the ONNX file with torch, on the test split
     prunable_share_of_macs: float | None = None  # the most that could be cut, with one unit left in every group

@@ -1,15 +1,35 @@
 """The figure of a run: what stayed of each group, accuracy against compute, and how training went."""
 
 import importlib.util
+import re
+from collections.abc import Sequence
+from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
 
 from secateur.files import whole_file
 from secateur.graph import Plan
-from secateur.record import RunRecord
-from secateur.report.result import MODELS
+from secateur.record import RunRecord, TrainResult
+from secateur.report.result import model_titles
+from secateur.report.values import count, share
 
 DENSE, KEPT, ACCENT = "#c9d3cc", "#2f6b4f", "#b5532a"
+
+LOOKS = {
+    # From the largest mark to the smallest, so that a point on top of another leaves its rim to be seen.
+    "cut": {"marker": "s", "markersize": 12, "color": ACCENT, "markeredgecolor": "white"},
+    "dense": {"marker": "D", "markersize": 8.5, "color": "black", "markeredgecolor": "white"},
+    "tuned": {"marker": "o", "markersize": 7.5, "color": KEPT, "markeredgecolor": "white"},
+}
+"""Marks of the measured models, which shape tells apart as well as colour, in the order they are drawn."""
+
+PHASES = {"dense": "black", "finetune": KEPT, "scratch": KEPT}
+"""Colours of phases: those of the models that come out of them."""
+
+OTHER_PHASES = (ACCENT, "#3d6ea5", "#8a6fb0", "#b08a2e")
+SLANTED, UPRIGHT = 24, 48  # groups with slanted names, and with upright ones; of more only the number is given
+NAME_LETTERS = 22  # of a group's name below its bar; the end tells more than the beginning
+LEAST_BARS = 6  # a plan of fewer groups leaves room at the sides rather than widen its bars
 
 
 def write_figure(path: Path | str, record: RunRecord, plan: Plan) -> bool:
@@ -20,20 +40,50 @@ def write_figure(path: Path | str, record: RunRecord, plan: Plan) -> bool:
     """
     if importlib.util.find_spec("matplotlib") is None:
         return False
-    # The bare figure, not pyplot: no window system, no global state.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(13, 4.2), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
-    groups, accuracy, training = figure.subplots(1, 3, width_ratios=(2, 1, 1))
-    _draw_groups(groups, plan)
-    _draw_accuracy(accuracy, record)
-    _draw_training(training, record)
+    canvas = FigureCanvasAgg(_figure(record, plan))
     with whole_file(path) as temporary:
         # Without the software's name and version equal runs give equal files.
         canvas.print_figure(str(temporary), format="png", dpi=110, metadata={"Software": None})
     return True
+
+
+def legend_below(axes: Any, *, columns: int = 1, handles: Sequence[Any] | None = None) -> None:
+    """Put the legend under the axes, where it hides nothing.
+
+    Args:
+        axes: of matplotlib.
+        columns: of the legend.
+        handles: what it names, in this order; None for all that has a label, as it was drawn.
+    """
+    axes.legend(
+        handles=handles,
+        loc="upper center",
+        bbox_to_anchor=(0.5, -0.15),
+        ncols=columns,
+        frameon=False,
+        fontsize=9,
+        borderaxespad=0,
+        columnspacing=1.4,
+    )
+
+
+def _figure(record: RunRecord, plan: Plan) -> Any:
+    # The bare figure, not pyplot: no window system, no global state.
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(13.5, 4.9), layout="constrained")
+    groups, accuracy, training = figure.subplots(1, 3, width_ratios=(2, 1.15, 1.15))
+    _draw_groups(groups, plan)
+    _draw_accuracy(accuracy, record)
+    _draw_training(training, record.phases)
+    for axes in (groups, accuracy, training):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_axisbelow(True)
+    for axes in (accuracy, training):
+        axes.grid(visible=True, color="#ececec", linewidth=0.6)
+    return figure
 
 
 def _draw_groups(axes: Any, plan: Plan) -> None:
@@ -41,39 +91,64 @@ def _draw_groups(axes: Any, plan: Plan) -> None:
     positions = range(len(names))
     axes.bar(positions, [plan.sizes[name] for name in names], color=DENSE, width=0.85, label="before")
     axes.bar(positions, [len(plan.kept[name]) for name in names], color=KEPT, width=0.85, label="kept")
-    axes.set(title="Units per group", ylabel="units")
-    few = len(names) <= 24
-    axes.set_xticks(list(positions) if few else [], names if few else [], rotation=60, ha="right", fontsize=7)
-    if not few:
+    axes.set_title("Units per group", loc="left")
+    axes.set_ylabel("units")
+    room = max(len(names), LEAST_BARS) / 2
+    axes.set_xlim((len(names) - 1) / 2 - room, (len(names) - 1) / 2 + room)
+    if len(names) <= UPRIGHT:
+        slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 7}
+        looks = slanted if len(names) <= SLANTED else {"rotation": 90, "fontsize": 6}
+        axes.set_xticks(list(positions), [_short(name) for name in names], **looks)
+    else:
+        axes.set_xticks([])
         axes.set_xlabel(f"{len(names)} groups, in the order of the model")
-    axes.legend(frameon=False)
+    # Names below the axes have any length, so this legend stands beside the title.
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
 
 
 def _draw_accuracy(axes: Any, record: RunRecord) -> None:
-    points = [
-        (value.macs, 100 * value.test.top1, MODELS[key])
-        for key in ("dense", "cut", "tuned")
-        if (value := record.measurements.get(key)) is not None and value.macs is not None and value.test is not None
-    ]
-    colours = {"dense": "black", "cut": ACCENT, "fine-tuned": KEPT}
-    most = max((macs for macs, _, _ in points), default=1)
-    for macs, top1, title in points:
-        axes.plot([macs / 1e6], [top1], "o", color=colours[title], markersize=8)
-        side, offset = ("right", -9) if macs > 0.6 * most else ("left", 9)
-        text = f"{title} {top1:.1f} %"
-        axes.annotate(text, (macs / 1e6, top1), (offset, 0), textcoords="offset points", ha=side, va="center")
-    axes.set(title="Accuracy and compute", xlabel="million MACs per sample", ylabel="test top-1 in %")
-    axes.set(xlim=(0, 1.05 * most / 1e6), ylim=(0, 105))
+    titles = model_titles(record)
+    most, marks = 1, {}
+    for key, looks in LOOKS.items():
+        value = record.measurements.get(key)
+        if value is None or value.macs is None or value.test is None:
+            continue
+        most = max(most, value.macs)
+        label = f"{titles[key]}: {share(value.test.top1, 1)} at {count(value.macs)} MACs"
+        (marks[key],) = axes.plot([value.macs / 1e6], [100 * value.test.top1], linestyle="none", label=label, **looks)
+    axes.set_title("Accuracy and compute", loc="left")
+    axes.set(xlabel="million MACs per sample", ylabel="test top-1 in %", xlim=(0, 1.07 * most / 1e6), ylim=(0, 105))
+    if marks:
+        legend_below(axes, handles=[marks[key] for key in titles if key in marks])
 
 
-def _draw_training(axes: Any, record: RunRecord) -> None:
-    start = 0
-    for phase in record.phases:
+def _draw_training(axes: Any, phases: Sequence[TrainResult]) -> None:
+    curves, start = [], 0
+    for phase in phases:
         seen = [(start + e.epoch + 1, 100 * e.validation.top1) for e in phase.epochs if e.validation]
-        if seen:
-            axes.plot(*zip(*seen, strict=True), marker=".", label=phase.phase)
+        curves += [(phase.phase, seen)] if seen else []
         start += len(phase.epochs)
-    axes.set(title="Training", xlabel="epoch", ylabel="validation top-1 in %")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    if axes.lines:
-        axes.legend(frameon=False, fontsize=8)
+    # Phases that differ in their number alone, one per layer or step, share a colour and a line of the legend.
+    kinds = [list(alike) for _, alike in groupby(curves, key=lambda curve: re.sub(r"\d+$", "", curve[0]))]
+    others = cycle(OTHER_PHASES)
+    for kind in kinds:
+        colour = PHASES.get(kind[0][0]) or next(others)
+        label = kind[0][0] if len(kind) == 1 else f"{kind[0][0]} … {kind[-1][0]}"
+        for _, seen in kind:
+            axes.plot(*zip(*seen, strict=True), "o-", markersize=4, color=colour, label=label)
+            label = "_"  # in the legend once
+    axes.set_title("Training", loc="left")
+    axes.set(xlabel="epoch", ylabel="validation top-1 in %", xlim=(0.5, max(start, 1) + 0.5))
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    if not curves:
+        text = "accuracy was not measured\nduring training" if start else "nothing was trained"
+        axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=9)
+        axes.set_yticks([])
+        return
+    heights = [height for _, seen in curves for _, height in seen]
+    axes.set_ylim(max(-0.5, min(heights) - 5), min(101, max(10, max(heights) + 5)))
+    legend_below(axes, columns=2 if len(kinds) > 3 else 1)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= NAME_LETTERS else "…" + name[1 - NAME_LETTERS :]

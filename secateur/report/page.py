@@ -8,7 +8,7 @@ from secateur.graph import Plan
 from secateur.record import RunRecord, TrainResult
 from secateur.report.figure import write_figure
 from secateur.report.grid import Grid
-from secateur.report.result import model_titles, result_facts, result_grid
+from secateur.report.result import model_titles, result_facts, result_grid, samples_text
 from secateur.report.values import share
 
 
@@ -37,7 +37,7 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
     result = result_grid(record)
     facts = "\n".join(f"* **{label}**: {text}" for label, text in result_facts(record))
     parts = [
-        f"# {_title(record)}",
+        *_headings(record),
         f"`{shlex.join(record.command) or 'secateur.recipe.compress'}`",
         f"## {result.title}",
         result.to_markdown(),
@@ -46,9 +46,11 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
         "## Exact numbers",
         exact_grid(record).to_markdown(),
         "1 MAC = one multiply-add of a convolution or matrix product, per sample. Activations: the peak over operators "
-        "of the bytes alive, per sample.",
+        f"of the bytes alive, per sample.{f' Samples: {samples}.' if (samples := samples_text(record)) else ''}",
         "## What was cut",
         kept_grid(plan).to_markdown(),
+        *_left_alone(record),
+        *_search(record),
         *(_phase(phase) for phase in record.phases if phase.epochs),
         "## Where it ran",
         "\n".join(f"* {name}: {value}" for name, value in vars(record.environment).items()),
@@ -100,7 +102,51 @@ def _phase(phase: TrainResult) -> str:
     return f"## Training: {phase.phase}\n\n{grid.to_markdown()}"
 
 
-def _title(record: RunRecord) -> str:
+def _headings(record: RunRecord) -> list[str]:
+    """Return the heading, which is the recipe's title where it has one, and what was done to which model."""
     model, data = record.settings.get("model"), record.settings.get("data")
     names = [str(part["spec"]) for part in (model, data) if isinstance(part, dict) and "spec" in part]
-    return " on ".join(names) + ": cut to a budget" if names else "Cut to a budget"
+    done = _what_was_done(record)
+    text = f"{' on '.join(names)}: {done}" if names else done[0].upper() + done[1:]
+    title = " ".join(str(record.settings.get("title") or "").split())
+    return [f"# {title}", f"{text}."] if title else [f"# {text}"]
+
+
+def _what_was_done(record: RunRecord) -> str:
+    """Return by what the size of the cut was decided, and whether this is the control."""
+    method, wanted = record.settings.get("method"), record.settings.get("max_drop")
+    if isinstance(wanted, dict):
+        points = wanted["points"]
+        number = f"{points:g}" if isinstance(points, int | float) else str(points)
+        done = f"the smallest within {number} point{'' if number == '1' else 's'}"
+    elif isinstance(method, dict) and method.get("ratios"):
+        done = "cut by ratios"
+    elif record.settings.get("budget"):
+        done = "cut to a budget"
+    else:
+        done = "cut as the method decides"
+    return f"{done}, trained from scratch as a control" if record.settings.get("control") == "scratch" else done
+
+
+def _left_alone(record: RunRecord) -> list[str]:
+    """Return a line for each setting by which the user kept layers out of the cut."""
+    method = record.settings.get("method")
+    if not isinstance(method, dict):
+        return []
+    asked = {name: value for name in ("lock", "skip") if isinstance(value := method.get(name), list) and value}
+    return [
+        f"Left alone, as asked for (`method.{name}`): {', '.join(f'`{pattern}`' for pattern in patterns)}."
+        for name, patterns in asked.items()
+    ]
+
+
+def _search(record: RunRecord) -> list[str]:
+    """Return a section with the figure of the search for the smallest model, and a link to its table."""
+    table, picture = record.files.get("tradeoff"), record.files.get("tradeoff_png")
+    if table is None and picture is None:
+        return []
+    return [
+        "## Accuracy against budget",
+        *([f"Every budget that was tried: [table]({table})."] if table else []),
+        *([f"![validation accuracy against the share left]({picture})"] if picture else []),
+    ]

@@ -1,10 +1,11 @@
 """The result of a run: the before/after table, and the facts that belong to it."""
 
+import math
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from secateur.record import Measurement, Proof, RunRecord
+from secateur.record import Evaluation, Measurement, Proof, RunRecord
 from secateur.report.grid import Grid
 from secateur.report.values import NOTHING, count, latency, of_dense, share, size
 
@@ -17,6 +18,17 @@ MODELS = {
 }
 """Keys of ``RunRecord.measurements`` in the order of the table, and what they are called."""
 
+FILES = {
+    "dense": "dense model",
+    "model": "model file",
+    "onnx": "ONNX file",
+    "tradeoff": "trade-off",
+    "tradeoff_png": "trade-off, PNG",
+    "tradeoff_svg": "trade-off, SVG",
+}
+"""What files of a run are called where their key in ``RunRecord.files`` does not say it well."""
+
+FEW_SAMPLES = 100  # of a split; with fewer, one sample is more than a point
 NAMED_GROUPS = 4  # per reason, in the list of what stayed locked
 
 
@@ -45,7 +57,8 @@ def model_titles(record: RunRecord) -> dict[str, str]:
 
 def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[tuple[str, str], ...]:
     """Return what the table cannot hold: proof, agreement, what stayed locked, notes, and where the files are."""
-    facts = [("proof", proof_text(record.proof))]
+    facts = [("samples", text)] if (text := samples_text(record)) else []
+    facts.append(("proof", proof_text(record.proof)))
     if record.agreement is not None:
         met = record.agreement
         same = "every one" if met.equal == met.samples else f"{met.equal:,}"
@@ -68,15 +81,63 @@ def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[t
     if record.prunable_share_of_macs is not None:
         facts.append(("can be cut", f"at most {share(record.prunable_share_of_macs, 1)} of the MACs of this model"))
     facts += [("locked", text) for text in locked_texts(record.locked)] or [("locked", "nothing")]
-    facts += [("note", note) for note in record.notes]
+    facts += [("note", note) for note in (*weak_comparisons(record), *record.notes)]
     if record.resumed:
         exact = "bit for bit as if it had not been" if record.bit_for_bit else "not bit for bit as if it had not been"
         facts.append(("continued", f"this run was interrupted and continued, {exact}"))
-    facts += [(_FILE_TITLES.get(what, what), str(Path(folder or "") / name)) for what, name in record.files.items()]
+    facts += [
+        (FILES.get(what, what.replace("_", " ")), str(Path(folder or "") / name)) for what, name in record.files.items()
+    ]
     return tuple(facts)
 
 
-_FILE_TITLES = {"dense": "dense model", "model": "model file", "onnx": "ONNX file"}
+def samples_text(record: RunRecord) -> str:
+    """Return how many samples each split has, or nothing where the dense model was not evaluated."""
+    return ", ".join(f"{found.samples:,} {split}" for split, found in _dense_evaluations(record).items())
+
+
+def weak_comparisons(record: RunRecord) -> list[str]:
+    """Return why the accuracies of a run say little: few samples, or a dense model that only guesses."""
+    splits = _dense_evaluations(record)
+    notes = [
+        f"{found.samples:,} {split} sample{'' if found.samples == 1 else 's'}: one sample is "
+        f"{100 / found.samples:.3g} points of top-1"
+        for split, found in splits.items()
+        if 0 < found.samples < FEW_SAMPLES
+    ]
+    guesses = [text for split, found in splits.items() if (text := _guess_text(split, found, _classes(record)))]
+    if guesses:
+        notes.append(
+            f"the dense model's top-1 is no better than guessing: {' and '.join(guesses)}; so the other rows say "
+            "nothing about what the cut costs. Train the dense model for longer, or check its weights and preprocessing"
+        )
+    return notes
+
+
+def _classes(record: RunRecord) -> int | None:
+    if record.classes is not None:
+        return record.classes
+    model = record.settings.get("model")
+    classes = model.get("num_classes") if isinstance(model, dict) else None
+    return classes if isinstance(classes, int) and classes > 1 else None
+
+
+def _guess_text(split: str, found: Evaluation, classes: int | None) -> str:
+    """Return that a top-1 is within two standard errors of guessing, or nothing where it is above or nobody can tell.
+
+    Without the number of classes the top-5 tells: whoever guesses is right as often with each of the five most likely
+    classes. With five classes or fewer the top-5 is always right, and tells nothing.
+    """
+    if classes is None and not 0 < found.top5 < 1:
+        return ""
+    chance = 1 / classes if classes is not None else found.top5 / 5
+    limit = chance + 2 * math.sqrt(chance * (1 - chance) / max(1, found.samples))
+    return f"{share(found.top1)} on {split}, where guessing gives up to {share(limit)}" if found.top1 <= limit else ""
+
+
+def _dense_evaluations(record: RunRecord) -> dict[str, Evaluation]:
+    dense = record.measurements.get("dense", Measurement())
+    return {split: found for split in ("validation", "test") if (found := getattr(dense, split)) is not None}
 
 
 def proof_text(proof: Proof | None) -> str:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from secateur.files import whole_file, write_text
 from secateur.record import Evaluation
-from secateur.report.figure import ACCENT, DENSE, KEPT
+from secateur.report.figure import ACCENT, DENSE, KEPT, legend_below
 from secateur.report.grid import Grid
 from secateur.report.values import NOTHING, count, share
 
@@ -78,8 +78,8 @@ class Tradeoff(Protocol):
         """Passes over the training data that every candidate got."""
 
     @property
-    def share(self) -> float:
-        """Of the candidate that was chosen."""
+    def share(self) -> float | None:
+        """Of the candidate that was chosen; None where none was near enough."""
 
     @property
     def dense(self) -> Evaluation:
@@ -139,11 +139,13 @@ def tradeoff_markdown(tradeoff: Tradeoff, *, figure: str | None = None) -> str:
     """
     grid = tradeoff_grid(tradeoff)
     chosen = _chosen(tradeoff)
+    near = f"top-1 after {_epochs(tradeoff)} is at most {tradeoff.max_drop_points:g} points below the dense model's."
     parts = [
         f"## {grid.title}",
-        f"{100 * chosen.share:.4g} % of the {NAMES[tradeoff.amount]} is the smallest budget tried whose top-1 after "
-        f"{_epochs(tradeoff)} is at most {tradeoff.max_drop_points:g} points below the dense model's. The "
-        "samples that chose the budget flatter it; the test split took no part.",
+        f"No budget was tried whose {near}"
+        if chosen is None
+        else f"{100 * chosen.share:.4g} % of the {NAMES[tradeoff.amount]} is the smallest budget tried whose {near} "
+        "The samples that chose the budget flatter it; the test split took no part.",
         *([f"![validation accuracy against the share left]({figure})"] if figure else []),
         grid.to_markdown(),
         *(["\n".join(f"* {note}" for note in tradeoff.notes)] if tradeoff.notes else []),
@@ -178,12 +180,12 @@ def write_tradeoff_figure(paths: Sequence[Path | str], tradeoff: Tradeoff) -> bo
     recovery leaves lost, beside the limit. The same search gives the same bytes.
 
     Returns:
-        False without matplotlib; nothing is written then.
+        False without matplotlib, or where nothing could be cut; nothing is written then.
 
     Raises:
         UsageError: the folder cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if importlib.util.find_spec("matplotlib") is None or not any(point.validation for point in tradeoff.curve):
         return False
     import matplotlib
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -205,7 +207,7 @@ def _figure(tradeoff: Tradeoff) -> Any:
     # The bare figure, not pyplot: no window system, no global state.
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = Figure(figsize=(11.5, 5.1), layout="constrained")
     whole, close = figure.subplots(1, 2)
     _draw_whole(whole, tradeoff)
     _draw_close(close, tradeoff)
@@ -214,6 +216,7 @@ def _figure(tradeoff: Tradeoff) -> Any:
         axes.grid(visible=True, color="#ececec", linewidth=0.6)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+        legend_below(axes, columns=2)
     return figure
 
 
@@ -234,10 +237,9 @@ def _draw_whole(axes: Any, tradeoff: Tradeoff) -> None:
     if refused:
         axes.axvspan(0, max(refused), color=DENSE, alpha=0.5, linewidth=0, label="cannot be cut so far")
     chosen = _chosen(tradeoff)
-    if chosen.validation:
+    if chosen and chosen.validation:
         _ring(axes, _left(chosen), 100 * chosen.validation.top1, "chosen")
     axes.set(title="Accuracy against budget", ylabel="validation top-1 in %", ylim=(0, 105), xlim=(0, 103))
-    axes.legend(edgecolor="none", framealpha=0.85, fontsize=9, loc="lower right")
 
 
 def _draw_close(axes: Any, tradeoff: Tradeoff) -> None:
@@ -250,7 +252,7 @@ def _draw_close(axes: Any, tradeoff: Tradeoff) -> None:
     top = min(-1.5 * error, *(lost - 0.5 * error for _, lost, _ in points))
     shown = [left for left, lost, _ in points if lost <= bottom]
     first = min(shown)
-    axes.axhspan(-error, error, color=DENSE, alpha=0.45, linewidth=0, label="one standard error of the dense top-1")
+    axes.axhspan(-error, error, color=DENSE, alpha=0.45, linewidth=0, label="dense ± one standard error")
     axes.axhline(0, color="black", linewidth=1)
     axes.axhline(limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit:g} points")
     xs, ys = zip(*((left, lost) for left, lost, _ in points), (100, 0.0), strict=True)
@@ -261,14 +263,13 @@ def _draw_close(axes: Any, tradeoff: Tradeoff) -> None:
             axes.plot(*zip(*some, strict=True), marker, color=colour, markersize=7, label=label)
     axes.plot([100], [0], "D", color="black", markersize=6)
     chosen = _chosen(tradeoff)
-    if chosen.drop_points is not None:
+    if chosen and chosen.drop_points is not None:
         words = f"chosen: {_left(chosen):.1f} % left, {chosen.drop_points:.2f} points lost"
         _ring(axes, _left(chosen), chosen.drop_points, words)
     margin = 0.06 * (100 - first) + 0.5
     # Upside down, so that better is higher, as on the left.
     axes.set(title="Close-up at the limit", ylabel="points of top-1 below the dense model", ylim=(bottom, top))
     axes.set_xlim(first - margin, 100 + margin)
-    axes.legend(edgecolor="none", framealpha=0.85, fontsize=9, loc="lower right")
 
 
 def _ring(axes: Any, x: float, y: float, label: str) -> None:
@@ -276,8 +277,8 @@ def _ring(axes: Any, x: float, y: float, label: str) -> None:
     axes.plot([x], [y], "o", label=label, **ring)
 
 
-def _chosen(tradeoff: Tradeoff) -> TradeoffPoint:
-    return next(point for point in tradeoff.curve if point.share == tradeoff.share)
+def _chosen(tradeoff: Tradeoff) -> TradeoffPoint | None:
+    return next((point for point in tradeoff.curve if point.share == tradeoff.share), None)
 
 
 def _left(point: TradeoffPoint) -> float:

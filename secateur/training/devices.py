@@ -111,9 +111,18 @@ def set_threads(threads: int) -> None:
     Raises:
         UsageError: fewer than one.
     """
+    check_threads(threads)
+    torch.set_num_threads(threads)
+
+
+def check_threads(threads: int) -> None:
+    """Refuse a number of threads that cannot be.
+
+    Raises:
+        UsageError: fewer than one.
+    """
     if threads < 1:
         raise UsageError(f"threads is {threads}, but must be at least 1")
-    torch.set_num_threads(threads)
 
 
 def choose_precision(name: PrecisionName, device: torch.device, *, scaled: bool = True) -> torch.dtype | None:

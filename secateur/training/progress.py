@@ -141,5 +141,5 @@ def describe(measurement: EpochMeasurement) -> str:
     speed = f"{measurement.images_per_s:,.0f} images/s"
     text = f"loss {measurement.train_loss:.4f}  lr {measurement.learning_rate:.4g}  {speed}"
     if measurement.validation:
-        text += f"  validation top-1 {measurement.validation.top1:.2%} loss {measurement.validation.loss:.4f}"
+        text += f"  validation top-1 {100 * measurement.validation.top1:.2f} % loss {measurement.validation.loss:.4f}"
     return text

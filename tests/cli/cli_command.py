@@ -10,6 +10,7 @@ from pathlib import Path
 
 from secateur.cli.app import main
 
+ODD_MODELS = Path(__file__).with_name("odd_models.py")
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "100"}
 
 
@@ -57,3 +58,11 @@ def refused(ran: Ran, *parts: str) -> None:
     assert "Traceback" not in ran.err
     for part in parts:
         assert part in lines[0], (part, lines[0])
+
+
+def odd_job(code: Path, model: str, out: Path, *more: str | Path) -> tuple[str | Path, ...]:
+    """Return the words of a quick job with a model and the data of a copy of ``odd_models.py``."""
+    return (
+        *("prune", "--model", f"{code}:{model}", "--data", f"{code}:data", "--macs", "0.5", "--train-epochs", "1"),
+        *("--epochs", "1", "--batch-size", "32", "--threads", "1", "-q", "--out", out, *more),
+    )

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from cli_command import Ran, run
+from cli_command import ODD_MODELS, Ran, run
 from safetensors.torch import save_file
 from torch.nn import functional as F
 
@@ -31,6 +31,14 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of ``odd_models.py`` as a user's ``mine.py``."""
+    path = tmp_path_factory.mktemp("code") / "mine.py"
+    path.write_text(ODD_MODELS.read_text())
+    return path
 
 
 @pytest.fixture(scope="session")

@@ -132,6 +132,7 @@ def test_a_dry_run_prints_a_recipe_that_can_be_run(done: Done, tmp_path: Path) -
     assert (shown.code, shown.err) == (0, "")
     assert not (tmp_path / "never").exists()
     values = yaml.safe_load(shown.out)
+    assert json.loads(run(*words, "--dry-run", "--json").out) == values
     assert (values["seed"], values["train"]["learning_rate"]) == (9, 0.1)  # with what was not said
     file = tmp_path / "shown.yaml"
     file.write_text(shown.out, encoding="utf-8")
@@ -159,6 +160,12 @@ def test_without_out_the_folder_has_the_recipes_name(tmp_path: Path, monkeypatch
     ran = run("compress", "half.yaml", "--set", "train_epochs=1", "-q", "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out) == json.loads((tmp_path / "half-run" / "record.json").read_text())
+    # A folder that is named holds, even where it is what another command would take.
+    shutil.move(tmp_path / "half-run", tmp_path / "secateur-run")
+    again = run("compress", "half.yaml", "--set", "train_epochs=1", "-q", "--out", "secateur-run")
+    assert "complete already" in again.out
+    assert not (tmp_path / "half-run").exists()
+    assert "the recipe's name" in " ".join(run("compress", "--help").out.split())
 
 
 def test_weights_of_a_run_can_be_cut_again_and_are_known_by_their_bytes(done: Done, tmp_path: Path) -> None:
@@ -257,7 +264,7 @@ def test_prune_takes_the_layers_of_l1_and_the_control(tmp_path: Path) -> None:
         (("--method", "l1", "--criterion", "l2", "--macs", "0.5"), ("--criterion", "magnitude, not of l1")),
         (("--method", "l1", "--steps", "2", "--macs", "0.5"), ("--steps", "magnitude, not of l1")),
         (("--ratio", "layer1.*=0.5"), ("--ratio", "l1, not of magnitude")),
-        (("--residual", "inner", "--macs", "0.5"), ("--residual", "l1, not of magnitude")),
+        (("--residual", "shortcut", "--macs", "0.5"), ("--residual shortcut", "not for the method magnitude", "inner")),
         (("--method", "l1", "--ratio", "layer1.*"), ("--ratio 'layer1.*' is not LAYERS=SHARE",)),
         (("--method", "l1", "--ratio", "layer1.*=much"), ("is not LAYERS=SHARE",)),
         (("--method", "l1", "--ratio", "layer1.*=1.5"), ("the ratio for 'layer1.*' is 1.5",)),

@@ -24,6 +24,15 @@ def test_evaluate_gives_the_record_s_numbers_in_a_fresh_process(finished: Finish
     assert values["loss"] == pytest.approx(wanted.loss, rel=1e-6)
 
 
+def test_a_share_of_the_training_data_counts_for_that_alone(finished: Finished) -> None:
+    words = ("evaluate", finished.folder / "model.safetensors", "--data", DATA, "--model", NETWORK, "--json")
+    tested = [run(*words, "--train-share", share) for share in ("1", "0.5")]
+    assert tested[0].out == tested[1].out
+    assert json.loads(tested[0].out)["samples"] == 60
+    trained = run(*words, "--train-share", "0.5", "--split", "train")
+    assert json.loads(trained.out)["samples"] == 72
+
+
 def test_evaluate_refuses_data_of_another_shape(finished: Finished) -> None:
     for file in ("model.safetensors", "model.onnx"):
         ran = run(

@@ -246,3 +246,14 @@ def test_progress_in_a_terminal_keeps_what_was_left_out() -> None:
     bar.ends()
     bar.ends()
     assert "b is left out: [odd] code" in stream.getvalue()
+
+
+def test_force_starts_over_where_the_checkpoint_is_damaged(job: tuple[str, ...], tmp_path: Path) -> None:
+    words = (*job, "--shares", "0.5", "--limit", "20", "-q", "--out", tmp_path / "scan")
+    assert run(*words).code == 0
+    settings = tmp_path / "scan" / "checkpoint" / "data" / "settings.safetensors"
+    settings.write_bytes(settings.read_bytes()[:20])
+    refused(run(*words), "settings.safetensors is corrupt")
+    over = run(*words, "--force")
+    assert over.code == 0, over.err
+    assert "complete already" in run(*words).out

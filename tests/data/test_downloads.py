@@ -227,6 +227,25 @@ def test_what_a_killed_download_left_is_not_taken_for_data(server: Server, run: 
     assert not (tmp_path / "FashionMNIST").exists()
     server.stalled = None
     assert run("fashion-mnist", tmp_path, published) == "20 10"
+    assert [path.name for path in tmp_path.iterdir()] == ["FashionMNIST"]  # what it left is gone
+
+
+def test_a_download_that_still_runs_keeps_its_folder(server: Server, run: Run, tmp_path: Path) -> None:
+    published = publish_mnist(server)
+    server.stalled = "train-labels-idx1-ubyte.gz"
+    process = start("mnist", tmp_path, published)
+    assert server.begun.wait(60), process.communicate()
+    half_a_file_lies_under(tmp_path, process)
+    held = list(tmp_path.glob(".download-*"))
+    assert len(held) == 1
+    assert run("cifar100", tmp_path, publish_cifar100(server)) == "6 2"
+    assert list(tmp_path.glob(".download-*")) == held
+    assert process.poll() is None
+    process.kill()
+    process.communicate(timeout=60)
+    (tmp_path / "cifar-100-python" / "meta").unlink()
+    assert run("cifar100", tmp_path, publish_cifar100(server)) == "6 2"
+    assert not list(tmp_path.glob(".download-*"))
 
 
 def test_damaged_files_are_fetched_again_and_whole_ones_are_not(server: Server, run: Run, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ pytest.importorskip("PIL", reason="Pillow is not installed")
 
 from image_files import encoded, photo_tree, picture, save, tree
 
-from secateur.data import MemorySource, Resizing, StreamingSource, load_data
+from secateur.data import MemorySource, Resizing, StreamingSource, data_fingerprint, load_data
 from secateur.errors import DataError
 
 pytestmark = pytest.mark.skipif(find_spec("torchvision") is None, reason="torchvision is not installed")
@@ -221,3 +221,32 @@ def test_imagenet_is_tested_on_its_validation_images(tmp_path: Path, nested: str
 def test_missing_imagenet_says_where_it_comes_from(tmp_path: Path, download: bool) -> None:
     with pytest.raises(DataError, match=r"ImageNet is not under .*train/WNID.*image-net\.org"):
         load_data("imagenet", root=tmp_path, download=download)
+
+
+@pytest.mark.parametrize("place", ["val", "test"])
+def test_loose_images_beside_a_train_folder_are_no_test_split(tmp_path: Path, place: str) -> None:
+    tree(tmp_path, {"train": 10})
+    save(tmp_path / place / "0.png", 5)
+    with pytest.raises(
+        DataError, match=rf"{place} holds images but no class folders, so nobody knows .* move {place}/"
+    ):
+        load_data(f"folder:{tmp_path}")
+    tree(tmp_path, {"test" if place == "val" else "val": 2})  # now there is one to test on, and images apart
+    assert load_data(f"folder:{tmp_path}").size("test") == 6
+
+
+def test_a_link_back_to_where_it_lies_is_not_followed_and_another_one_is(tmp_path: Path) -> None:
+    tree(tmp_path, {"train": 4, "test": 2})
+    spec = f"folder:{tmp_path}"
+    before = data_fingerprint(spec)
+    (tmp_path / "train" / "ant" / "itself").symlink_to(tmp_path / "train" / "ant")
+    (tmp_path / "train" / "ant" / "all").symlink_to(tmp_path)
+    (tmp_path / "train" / "again").symlink_to(tmp_path / "train")
+    (tmp_path / "train" / "ant" / "nothing").symlink_to("nothing")
+    data = load_data(spec, validation_share=0.0)
+    assert (data.class_names, data.size("train")) == (("ant", "bee", "cow"), 12)
+    assert data_fingerprint(spec) == before
+    save(tmp_path / "more" / "0.png", 7)
+    (tmp_path / "more" / "back").symlink_to(tmp_path / "train" / "ant")  # by way of another folder
+    (tmp_path / "train" / "ant" / "more").symlink_to(tmp_path / "more")
+    assert load_data(spec, validation_share=0.0).size("train") == 13

@@ -1,9 +1,11 @@
 """A share of the training data: fixed by its seed, and nothing else is touched."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
-from secateur.data import TrainShare, load_data
+from secateur.data import NORMALIZATIONS, LabelledImages, MemorySource, Resizing, TrainShare, load_data
 from secateur.errors import UsageError
 
 
@@ -47,3 +49,45 @@ def test_shares_out_of_range_are_refused(share: float) -> None:
     pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
     with pytest.raises(UsageError, match="share of the training data"):
         TrainShare(load_data("digits"), share)
+
+
+def test_each_class_has_its_proportion_and_none_is_left_without() -> None:
+    counts = (200, 40, 4)
+    labels = torch.repeat_interleave(torch.arange(3), torch.tensor(counts))
+    images = LabelledImages(torch.arange(244, dtype=torch.float32).reshape(244, 1, 1, 1).expand(-1, -1, 2, 2), labels)
+    whole = MemorySource(name="made", train=images, test=images, validation_share=0.0)
+    for share, expected in ((0.25, (50, 10, 1)), (0.05, (10, 2, 1)), (0.001, (2, 1, 1)), (1.0, counts)):
+        part = TrainShare(whole, share)
+        chosen = torch.cat([y for _, y in part.batches("train", batch_size=64)])
+        assert tuple(chosen.bincount(minlength=3).tolist()) == expected
+
+
+class Unlabelled:
+    """A user's own source: the protocol and no more."""
+
+    def __init__(self, samples: int) -> None:
+        self._samples = samples
+        self.name, self.num_classes, self.class_names = "own", 2, ("a", "b")
+        self.sample_shape, self.normalization = (1, 2, 2), NORMALIZATIONS["none"]
+
+    def size(self, split: str) -> int:
+        return self._samples
+
+    def batches(self, split: str, **settings: object) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        chosen = settings["indices"]
+        assert isinstance(chosen, torch.Tensor)
+        yield chosen.reshape(-1, 1, 1, 1).float(), chosen % 2
+
+
+def test_a_source_without_labels_gives_a_share_of_all() -> None:
+    part = TrainShare(Unlabelled(40), 0.25)  # type: ignore[arg-type]
+    assert part.size("train") == 10
+    assert part.augmentation is None
+    assert TrainShare(Unlabelled(40), 0.001).size("train") == 2  # type: ignore[arg-type]
+
+
+def test_what_is_done_to_images_is_still_known() -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    whole = load_data("digits", augmentation="imagenet:16")
+    assert isinstance(whole.augmentation, Resizing)  # type: ignore[attr-defined]
+    assert TrainShare(whole, 0.2).augmentation is whole.augmentation  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from secateur.data import NORMALIZATIONS, Augmentation, MemorySource, StreamingSource, load_data
+from secateur.data import NORMALIZATIONS, Augmentation, MemorySource, StreamingSource, data_fingerprint, load_data
 from secateur.data.vision import CIFAR10_FILES, PUBLISHED_FILES, read_both_parts
 from secateur.errors import DataError, UsageError
 from secateur.torchvision_shim import import_torchvision
@@ -204,3 +204,31 @@ def test_the_real_mnist() -> None:
     x = torch.cat([x for x, _ in data.batches("train", batch_size=2000)])
     assert abs(float(x.mean())) < 0.01
     assert abs(float(x.std()) - 1) < 0.01
+
+
+def test_the_cache_of_an_old_torchvision_has_a_fingerprint_of_its_own(tmp_path: Path) -> None:
+    write_mnist(tmp_path)
+    seen = {data_fingerprint("mnist", tmp_path)}
+    processed = tmp_path / "MNIST" / "processed"
+    processed.mkdir()
+    for name, count in (("training", 20), ("test", 10)):
+        torch.save((torch.zeros(count, 28, 28, dtype=torch.uint8), torch.arange(count) % 10), processed / f"{name}.pt")
+        seen.add(data_fingerprint("mnist", tmp_path))
+    assert len(seen) == 2  # half a cache is not read
+    assert load_data("mnist", root=tmp_path, validation_share=0.0).size("train") == 20
+    torch.save((torch.ones(10, 28, 28, dtype=torch.uint8), torch.arange(10)), processed / "test.pt")
+    seen.add(data_fingerprint("mnist", tmp_path))
+    assert len(seen) == 3
+    for file in (tmp_path / "MNIST" / "raw").iterdir():
+        file.unlink()
+    assert data_fingerprint("mnist", tmp_path) in seen
+
+
+def test_memory_that_runs_out_is_not_taken_for_a_damaged_file(tmp_path: Path) -> None:
+    class Large:
+        def __init__(self, root: Path, *, train: bool, download: bool) -> None:
+            assert not download
+            np.ones((2**30, 2**20))
+
+    with pytest.raises(MemoryError):
+        read_both_parts("Large", Large, (), tmp_path, download=True)

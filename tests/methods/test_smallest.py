@@ -20,8 +20,15 @@ from secateur.cost import Budget
 from secateur.data import load_data
 from secateur.errors import ArtifactError, BudgetError, TrainingError, UsageError
 from secateur.graph import trace
-from secateur.methods import Compressed, Magnitude
-from secateur.methods.smallest import Search, easiest_budget, read_search, smallest_within, write_search
+from secateur.methods import L1, Compressed, Magnitude
+from secateur.methods.smallest import (
+    NothingNearError,
+    Search,
+    easiest_budget,
+    read_search,
+    smallest_within,
+    write_search,
+)
 from secateur.models import build_model
 from secateur.record import TrainResult
 from secateur.training import Batch, Store, SupervisedTask, TrainSettings
@@ -144,7 +151,7 @@ def test_every_candidate_is_told(found: tuple[Search, Path, list[str]]) -> None:
     lines = [line for line in told if line.startswith("candidate ")]
     assert len(lines) == len(search.curve)
     first = next(candidate for candidate in search.curve if candidate.share == 0.5)
-    assert lines[0].startswith(f"candidate 1, macs 0.5: top-1 {first.validation.top1:.2%} (")
+    assert lines[0].startswith(f"candidate 1, macs 0.5: top-1 {100 * first.validation.top1:.2f} % (")
     assert lines[0].endswith("near enough" if first.within else "too far")
     assert told[-1] == f"found: {search.share:g} of macs is the smallest share within 6 points"
 
@@ -236,6 +243,44 @@ def test_nothing_near_enough_names_the_best_and_the_way_out(task: Mortal, dense:
         quick(task, dense, Magnitude(min_share=1.0))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ordered(Magnitude):
+    """Has a mapping whose order may decide."""
+
+    ratios: dict[str, float]
+
+
+def test_nothing_near_enough_leaves_what_was_measured(task: Mortal, dense: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(NothingNearError) as caught:
+        quick(task, dense, GROUPS, max_drop_points=0, least=0.5, also=Budget(macs=0.6))
+    search = caught.value.search
+    assert (search.budget, search.share, search.chosen) == (None, None, None)
+    assert shares(search)[-1] == 0.6
+    write_search(tmp_path / "search.json", search)
+    assert read_search(tmp_path / "search.json") == search
+
+
+def test_candidates_train_after_their_last_cut_alone(task: Mortal, dense: nn.Module) -> None:
+    whole = {"tolerance": 0.5, "least": 0.5}
+    for method in (L1(strategy="layer-by-layer", layer_epochs=1), Magnitude(steps=2, step_epochs=1)):
+        before = Mortal.steps
+        search = quick(task, dense, method, **whole)
+        assert Mortal.steps == before
+        assert len(search.curve) == 1
+        quick(task, dense, method, recovery_epochs=1, **whole)
+        assert Mortal.steps == before + math.ceil(task.data.size("train") / SETTINGS.batch_size)
+
+
+def test_a_search_in_another_order_of_ratios_is_another(task: Mortal, dense: nn.Module, tmp_path: Path) -> None:
+    def searched(ratios: dict[str, float]) -> Search:
+        return quick(task, dense, Ordered(ratios=ratios), tolerance=0.5, store=Store(tmp_path))
+
+    first = searched({"a": 0.5, "b": 0.25})
+    assert searched({"a": 0.5, "b": 0.25}) == first
+    with pytest.raises(TrainingError, match="belongs to another search"):
+        searched({"b": 0.25, "a": 0.5})
+
+
 def test_what_cannot_work_is_refused_before_anything_is_measured(task: Mortal, dense: nn.Module) -> None:
     class Untouchable(Mortal):
         def evaluate(self, *words: object) -> None:
@@ -301,7 +346,7 @@ class Spoiling(Magnitude):
 def test_accuracy_that_does_not_rise_evenly_is_told(task: Mortal, dense: nn.Module) -> None:
     search = quick(task, dense, Spoiling(spoiled=(0.5,)), tolerance=0.25, recovery_epochs=1)
     assert shares(search) == [0.25, 0.5]
-    small, large = (f"{candidate.validation.top1:.2%}" for candidate in search.curve)
+    small, large = (f"{100 * candidate.validation.top1:.2f} %" for candidate in search.curve)
     assert f"top-1 is {small} at 0.25 but {large} at 0.5; a share below the chosen one" in search.notes[0]
     # One that falls short at a half is looked past: bisection goes to the larger side.
     spoiled = quick(task, dense, Spoiling(spoiled=(0.5,)), tolerance=0.25, recovery_epochs=1, max_drop_points=60)

@@ -250,6 +250,46 @@ def test_set_replaces_values_and_makes_new_places(path: Path) -> None:
     assert read_recipe(str(path), ["seed=1", "seed=2"]).seed == 2  # the last one holds
 
 
+def test_set_leaves_aliases_of_the_same_mapping_alone(path: Path) -> None:
+    train = "train: &shared {learning_rate: 0.01, distillation: {temperature: 2.0}}\n"
+    path.write_text(
+        "model: {spec: digits-resnet}\ndata: {spec: digits}\ntrain_epochs: 1\nbudget: {macs: 0.5}\n"
+        f"{train}method: {{name: l1, finetune: *shared}}\n"
+    )
+    changed = read_recipe(str(path), ["train.learning_rate=0.2", "train.distillation.temperature=8.0"])
+    assert (changed.train.learning_rate, changed.train.distillation) == (0.2, Distillation(temperature=8.0))
+    assert changed.method.finetune is not None
+    assert changed.method.finetune.learning_rate == 0.01
+    assert changed.method.finetune.distillation == Distillation(temperature=2.0)
+
+
+@pytest.mark.parametrize(
+    ("override", "other"),
+    [("budget.macs=0.5", "a budget (macs ≤ 0.5 of the original)"), ("max_drop.points=1", "max_drop: 1 points")],
+)
+def test_ratios_and_something_else_that_decides_how_much_goes(path: Path, override: str, other: str) -> None:
+    sentence = refusal(path, override)
+    assert sentence.startswith("there are ratios (method.ratios) and ")
+    assert other in sentence
+    assert "leave one out" in sentence
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("machine.workers=-1", "workers is -1; give 0 or more"),
+        ("machine.threads=0", "threads is 0, but must be at least 1"),
+        ("data.train_share=.nan", "the share of the training data is nan; give a share above 0 and up to 1"),
+        ("data.validation_share=3", "validation share is 3.0; give a share from 0 up to but not including 1"),
+        ("data.normalize=cifar", "unknown normalisation 'cifar'"),
+        ("data.augmentation=flipp", "unknown augmentation 'flipp'; did you mean 'flip'?"),
+        ("model.num_classes=0", "num_classes is 0; give a whole number of at least 1"),
+    ],
+)
+def test_settings_are_checked_before_data_and_model_are_built(path: Path, override: str, sentence: str) -> None:
+    assert sentence in refusal(path, override)
+
+
 def test_set_takes_keys_with_dots_in_braces(path: Path) -> None:
     changed = read_recipe(str(path), ['method.ratios={layer1.*: 0.5, "*.conv2": 0.125}'])
     assert isinstance(changed.method, L1)
@@ -287,11 +327,12 @@ def test_a_written_recipe_reads_back_equal(path: Path, name: str) -> None:
 
 def test_reading_changes_no_caller(path: Path) -> None:
     values = yaml.safe_load(RECIPE.replace("train_epochs", "budget: {macs: 60M}\ntrain_epochs"))
+    values["method"]["ratios"] = {}
     before = json.dumps(values)
     recipe: Recipe = recipe_from(values)
     assert recipe.budget == Budget(macs=60_000_000)
     assert json.dumps(values) == before
-    assert replace(recipe, budget=None) == read_recipe(str(path))
+    assert replace(recipe, budget=None) == read_recipe(str(path), ["method.ratios={}"])
 
 
 def test_the_schema_names_every_key() -> None:

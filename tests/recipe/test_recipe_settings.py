@@ -3,25 +3,38 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from secateur.cost import Budget
+from secateur.data import DATA_SETS, DataSource, load_data
+from secateur.data.options import LoadOptions
+from secateur.data.vision import PUBLISHED_FILES
 from secateur.errors import BudgetError, ModelError, UsageError
-from secateur.methods import Magnitude
+from secateur.export import inspect
+from secateur.methods import L1, Magnitude
+from secateur.methods.smallest import read_search
+from secateur.models import build_model
 from secateur.recipe import (
     DataChoice,
     Machine,
+    MaxDrop,
     ModelChoice,
     Recipe,
     RunDirectory,
+    SensitivityRecipe,
     budget_from,
     build_subject,
+    compress,
     demo_recipe,
     fine_tuning,
+    measure_sensitivity,
     parse_shape,
     read_data,
 )
 from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
 from secateur.recipe.settings import first_difference
+from secateur.recipe.subject import fingerprinted
+from secateur.training import TrainSettings
 
 
 def recipe() -> Recipe:
@@ -152,3 +165,90 @@ def test_the_demo_cuts_to_half() -> None:
     assert made.budget == Budget(macs=0.5)
     assert (made.seed, made.method.seed) == (3, 3)
     assert made.distills
+
+
+def test_the_order_of_ratios_makes_another_run(tmp_path: Path) -> None:
+    method = L1(ratios={"layer1.*": 0.5, "*": 0.25})
+    given = replace(recipe(), budget=None, method=method)
+    turned = replace(given, method=replace(method, ratios={"*": 0.25, "layer1.*": 0.5}))
+    assert first_difference(given.to_json(), given.to_json()) is None
+    place = RunDirectory(tmp_path / "run")
+    place.begin(given)
+    assert place.enter(given) is None
+    with pytest.raises(UsageError, match=r"the order of method\.ratios = layer1\.\*, \*, but this one has \*, layer1"):
+        place.enter(turned)
+
+
+def test_data_that_a_job_fetches_is_fingerprinted_after_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetched(options: LoadOptions) -> DataSource:
+        if options.download:
+            for name in PUBLISHED_FILES["mnist"]:
+                (options.root / name).parent.mkdir(parents=True, exist_ok=True)
+                (options.root / name).write_bytes(b"came over the net")
+        return load_data("digits")
+
+    monkeypatch.setitem(DATA_SETS, "mnist", fetched)
+    model, choice = ModelChoice(spec="digits-resnet"), DataChoice(spec="mnist", root=str(tmp_path), download=True)
+    first = fingerprinted(model, choice, Machine())
+    assert first[1].fingerprint is not None
+    assert fingerprinted(model, choice, Machine()) == first
+
+
+def test_a_scan_that_fetches_its_data_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetched(options: LoadOptions) -> DataSource:
+        for name in PUBLISHED_FILES["mnist"]:
+            (options.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (options.root / name).write_bytes(b"came over the net")
+        return load_data("digits")
+
+    monkeypatch.setitem(DATA_SETS, "mnist", fetched)
+    save_file(build_model("digits-resnet").state_dict(), tmp_path / "weights.safetensors")
+    scan = SensitivityRecipe(
+        model=ModelChoice(spec="digits-resnet", weights=str(tmp_path / "weights.safetensors")),
+        data=DataChoice(spec="mnist", root=str(tmp_path / "data"), download=True),
+        shares=(0.5,),
+        groups=("layer1.0.conv1",),
+        limit=16,
+    )
+    first = measure_sensitivity(scan, tmp_path / "scan")
+    again = measure_sensitivity(scan, tmp_path / "scan")
+    assert again.was_complete
+    assert again.sensitivity == first.sensitivity
+
+
+def test_the_model_file_of_a_control_has_the_settings_that_were_asked_for(tmp_path: Path) -> None:
+    asked = Recipe(
+        model=ModelChoice(spec="digits-resnet"),
+        data=DataChoice(spec="digits", train_share=0.1),
+        train_epochs=1,
+        budget=Budget(macs=0.5),
+        method=Magnitude(finetune_epochs=2, finetune=fine_tuning(distill=True)),
+        control="scratch",
+        export=(),
+        machine=Machine(threads=1),
+    )
+    done = compress(asked, tmp_path / "run")
+    settings = inspect(tmp_path / "run" / "model.safetensors").provenance["method_settings"]
+    assert settings == asked.to_json()["method"]
+    assert any("control: it learned from the labels alone" in note for note in done.record.notes)
+    plain = replace(asked, method=replace(asked.method, finetune=fine_tuning()))
+    assert not any("from the labels alone" in note for note in compress(plain, tmp_path / "plain").record.notes)
+
+
+def test_a_search_that_finds_nothing_leaves_its_curve(tmp_path: Path) -> None:
+    asked = Recipe(
+        model=ModelChoice(spec="digits-resnet"),
+        data=DataChoice(spec="digits"),
+        train_epochs=3,
+        train=TrainSettings(batch_size=64, learning_rate=0.05),
+        max_drop=MaxDrop(points=0, recovery_epochs=0, tolerance=0.5),
+        method=Magnitude(finetune_epochs=0, criterion="random"),
+        export=(),
+        machine=Machine(threads=1),
+    )
+    with pytest.raises(BudgetError, match=r"no cut stays within 0 points .*tradeoff\.md has what each candidate gave"):
+        compress(asked, tmp_path / "run")
+    found = read_search(tmp_path / "run" / "search.json")
+    assert (found.budget, found.share, found.chosen) == (None, None, None)
+    assert [candidate.within for candidate in found.curve] == [False]
+    assert "No budget was tried whose top-1" in (tmp_path / "run" / "tradeoff.md").read_text()

@@ -8,7 +8,7 @@ import pytest
 from secateur.cost import Budget
 from secateur.methods.smallest import Candidate, Search
 from secateur.record import Evaluation
-from secateur.report.tradeoff import tradeoff_grid, tradeoff_markdown, write_tradeoff, write_tradeoff_figure
+from secateur.report.tradeoff import _figure, tradeoff_grid, tradeoff_markdown, write_tradeoff, write_tradeoff_figure
 
 
 def evaluation(top1: float) -> Evaluation:
@@ -105,6 +105,22 @@ def test_the_figure_draws_every_candidate_and_the_limit(search: Search, tmp_path
     texts = re.findall(r"<!-- (.*?) -->", path.read_text())
     assert "after 0 epochs of recovery" in texts
     assert not {"right after the cut", "cannot be cut so far", "too far"} & set(texts)
+
+
+def test_legends_hide_no_curve(search: Search) -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    figure = _figure(search)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    boxes = [axes.get_legend().get_window_extent() for axes in figure.axes]
+    for axes, box in zip(figure.axes, boxes, strict=True):
+        label = axes.xaxis.label.get_window_extent(canvas.get_renderer())
+        assert box.y1 <= label.y0 < axes.get_window_extent().y0
+        assert box.y0 >= 0
+        assert box.x0 >= 0
+        assert box.x1 <= canvas.get_width_height()[0]
+    assert boxes[0].x1 <= boxes[1].x0
 
 
 def test_it_does_without_matplotlib(search: Search, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from secateur.graph import ChannelGraph, Plan
 from secateur.methods.contract import Compressed, Progress
 from secateur.methods.running import MethodRun, in_original_numbers, require_budget, silent
 from secateur.methods.streams import SPARED, cuts_streams, sparing_streams
+from secateur.names import unknown_name
 from secateur.training import Store, Task, TrainSettings
 
 
@@ -49,6 +50,8 @@ class Magnitude:
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
         criterion_named(self.criterion)
+        if self.residual not in ("spare", "inner", "group"):
+            raise UsageError(unknown_name("setting of residual", self.residual, ("spare", "inner", "group")))
         if self.steps < 1:
             raise UsageError(f"steps is {self.steps}, but must be at least 1")
         for name in ("step_epochs", "finetune_epochs"):
