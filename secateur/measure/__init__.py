@@ -1,4 +1,4 @@
-"""What only a runtime can tell: measured latency, and the accuracy of a saved file."""
+"""What only running a model can tell: latency, the accuracy of a saved file, how sensitive each group is to a cut."""
 
 from secateur.measure.evaluation import Agreement as Agreement
 from secateur.measure.evaluation import check_data as check_data
