@@ -3,7 +3,7 @@
 A validation split off the training images would tell nothing about such weights. So a part of the test images, drawn
 once by seed 0 with the classes in proportion, is what decides, and the others are what is reported:
 
-    secateur sensitivity resnet56-b --weights resnet56.safetensors --data benchmarks/cifar10.py:lossless_parts
+    secateur sensitivity --model resnet56-b --weights resnet56.safetensors --data benchmarks/cifar10.py:lossless_parts
 
 `lossless_parts` has the original pixels (5,085 images to train on, 400 to decide by, 617 to report), `jpeg_parts` the
 JPEG copy (50,000, 5,000 and 5,000). Both need `../shared/data` (see its README).

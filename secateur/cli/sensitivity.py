@@ -9,45 +9,32 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO
 import typer
 
 from secateur.cli import choices, show
-from secateur.cli.options import CommonOptions, DataOptions, ModelOptions, spread
+from secateur.cli.options import CommonOptions, DataOptions, ModelOptions, option, spread
 
 if TYPE_CHECKING:
     from secateur.measure import ScanProgress
     from secateur.recipe import SensitivityResult
 
 
-def _option(panel: str, *, help: str, **more: Any) -> Any:
-    return typer.Option(help=help, rich_help_panel=panel, **more)
-
-
 @spread
 def sensitivity(
     *,
-    model: Annotated[
-        str, typer.Argument(help="a name such as resnet56-b, torchvision:NAME, timm:NAME, or file.py:function")
-    ],
-    weights: Annotated[
-        str | None,
-        _option("Model", help="trained weights: .safetensors, or a file of tensors by torch.save"),
-    ] = None,
-    num_classes: Annotated[
-        int | None, _option("Model", min=1, help="outputs of the network; without it, the classes of the data")
-    ] = None,
+    model: ModelOptions,
     data: DataOptions,
-    criterion: Annotated[str, _option("Scan", help="what makes a channel matter: l1, l2 or random")] = "l1",
+    criterion: Annotated[str, option("Scan", help="what makes a channel matter: l1, l2 or random")] = "l1",
     shares: Annotated[
-        str, _option("Scan", metavar="SHARES", help="of a group's units to remove, with commas between")
+        str, option("Scan", metavar="SHARES", help="of a group's units to remove, with commas between")
     ] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",
     group: Annotated[
         list[str] | None,
-        _option("Scan", metavar="PATTERN", help="only these groups, such as 'layer1.*'; may be repeated"),
+        option("Scan", metavar="PATTERN", help="only these groups, such as 'layer1.*'; may be repeated"),
     ] = None,
     split: Annotated[
-        Literal["validation", "train"], _option("Scan", help="which samples decide; the test split may not")
+        Literal["validation", "train"], option("Scan", help="which samples decide; the test split may not")
     ] = "validation",
-    limit: Annotated[int | None, _option("Scan", min=1, help="only so many samples, drawn by seed, for speed")] = None,
+    limit: Annotated[int | None, option("Scan", min=1, help="only so many samples, drawn by seed, for speed")] = None,
     at: Annotated[
-        float | None, _option("Scan", help="share at which the table compares; without it, the one nearest to 0.5")
+        float | None, option("Scan", help="share at which the table compares; without it, the one nearest to 0.5")
     ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="folder of the scan; made if it is not there")] = Path(
         "secateur-sensitivity"
@@ -57,16 +44,17 @@ def sensitivity(
 ) -> None:
     """Show which layers can lose channels: cut each alone, step by step, and evaluate without retraining.
 
-    Flat curves can be cut deeply; steep ones are better left alone, with `secateur prune --lock`. Layers that can only
+    Flat curves can be cut deeply; steep ones are better left alone, with `secateur prune --skip`. Layers that can only
     be cut together are one group. The folder gets sensitivity.json and the curves as SVG and PNG; the same command
     continues a scan that was stopped.
 
-    Example: `secateur sensitivity resnet56-b --weights resnet56.safetensors --data parquet:cifar10 --shares 0.3,0.6`
+    Example: `secateur sensitivity --model resnet56-b --weights resnet56.safetensors --data parquet:cifar10
+    --shares 0.3,0.6`
     """
     from secateur import recipe
 
     job = recipe.SensitivityRecipe(
-        model=choices.model_choice(ModelOptions(model=model, weights=weights, num_classes=num_classes)),
+        model=choices.model_choice(model),
         data=choices.data_choice(data),
         criterion=criterion,
         shares=recipe.parse_shares(shares),

@@ -5,6 +5,7 @@ from secateur.cost.allocate import Scope as Scope
 from secateur.cost.allocate import allocate as allocate
 from secateur.cost.budget import Budget as Budget
 from secateur.cost.budget import parse_amount as parse_amount
+from secateur.cost.keeping import kept_units as kept_units
 from secateur.cost.latency_table import LatencyTable as LatencyTable
 from secateur.cost.profile import ModuleCost as ModuleCost
 from secateur.cost.profile import Profile as Profile
@@ -20,6 +21,7 @@ __all__ = [
     "Profile",
     "Scope",
     "allocate",
+    "kept_units",
     "parse_amount",
     "profile",
     "profile_graph",

@@ -15,7 +15,6 @@ from secateur.measure.sensitivity import ScanProgress as ScanProgress
 from secateur.measure.sensitivity import checked_shares as checked_shares
 from secateur.measure.sensitivity import groups_to_scan as groups_to_scan
 from secateur.measure.sensitivity import scan_sensitivity as scan_sensitivity
-from secateur.measure.sensitivity import units_kept as units_kept
 from secateur.measure.sensitivity_record import FLAT as FLAT
 from secateur.measure.sensitivity_record import GroupSensitivity as GroupSensitivity
 from secateur.measure.sensitivity_record import RankedGroup as RankedGroup
@@ -50,6 +49,5 @@ __all__ = [
     "scan_sensitivity",
     "sensitive_groups",
     "torch_threads",
-    "units_kept",
     "write_sensitivity",
 ]

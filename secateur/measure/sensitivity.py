@@ -3,13 +3,13 @@
 import fnmatch
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from typing import Protocol
 
 import numpy as np
 from pydantic import JsonValue
 from torch import Tensor, nn
 
+from secateur.cost import kept_units
 from secateur.errors import PlanError, SurgeryError, UsageError, VerificationError
 from secateur.graph import ChannelGraph, Group, Plan, apply, verify
 from secateur.measure.sensitivity_record import GroupSensitivity, Sensitivity, SensitivityPoint
@@ -116,7 +116,7 @@ def scan_sensitivity(
         "order of units": order_digest(orders),
     }
     kept.claim(begun_for)
-    sizes = {group.name: list(dict.fromkeys(units_kept(group.size, share) for share in amounts)) for group in chosen}
+    sizes = {group.name: list(dict.fromkeys(kept_units(group.size, share) for share in amounts)) for group in chosen}
     progress.begins(groups=len(chosen), points=sum(map(len, sizes.values())))
     try:
         dense = kept.dense(lambda: evaluate(model))
@@ -160,11 +160,6 @@ def checked_shares(shares: Iterable[float]) -> tuple[float, ...]:
         if not 0 < share < 1:
             raise UsageError(f"a share to remove is {share:g}, but it must be above 0 and below 1; 0.5 is half")
     return amounts
-
-
-def units_kept(size: int, share: float) -> int:
-    """Return floor(size · (1 − share)), at least 1, exact in decimals: of 10 units 0.9 keeps 1 and not 0."""
-    return max(1, int(size * (1 - Fraction(str(share)))))
 
 
 def groups_to_scan(
@@ -257,7 +252,7 @@ def _proved(cut: _Cut, known: KnownGroup, kept: int, example_inputs: Tensor) -> 
 def _curve(cut: _Cut, known: KnownGroup, shares: Sequence[float]) -> GroupSensitivity:
     total, points = cut.graph.macs(), []
     for share in shares:
-        kept = units_kept(cut.group.size, share)
+        kept = kept_units(cut.group.size, share)
         macs_left = cut.graph.macs(cut.plan(kept)) / total
         points.append(SensitivityPoint(share=share, kept=kept, macs_left=macs_left, evaluation=known.evaluations[kept]))
     assert known.proof_error is not None

@@ -5,24 +5,23 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 
-from secateur.errors import ArtifactError, UsageError
-from secateur.files import write_text
+from secateur.errors import UsageError
 from secateur.record import Environment, Evaluation
+from secateur.record.measurements import STRICT
+from secateur.record.strict_json import read_json, write_json
 
 FORMAT = 1  # of sensitivity.json; another number is refused
 FLAT = 0.01
 """Loss of top-1, as a share of the samples, up to which a curve counts as flat: one point."""
-
-_STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
 
 @dataclass(frozen=True, kw_only=True)
 class SensitivityPoint:
     """One group cut to one size, the rest of the model whole, without retraining."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     share: float  # of the group's units that was to be removed, in (0, 1)
     kept: int  # units that stay
@@ -34,7 +33,7 @@ class SensitivityPoint:
 class GroupSensitivity:
     """The curve of one group, by rising share."""
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     name: str
     size: int  # units before the cut
@@ -76,7 +75,7 @@ class Sensitivity:
         format: of this record.
     """
 
-    __pydantic_config__: ClassVar[ConfigDict] = _STRICT
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     model_class: str
     macs: int
@@ -108,7 +107,7 @@ def write_sensitivity(path: Path | str, sensitivity: Sensitivity) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    write_text(path, _ADAPTER.dump_json(sensitivity, indent=1).decode() + "\n")
+    write_json(path, _ADAPTER, sensitivity, indent=1)
 
 
 def read_sensitivity(path: Path | str) -> Sensitivity:
@@ -117,17 +116,7 @@ def read_sensitivity(path: Path | str) -> Sensitivity:
     Raises:
         ArtifactError: the file is missing, is no scan, or has keys or a format that are not known.
     """
-    try:
-        sensitivity = _ADAPTER.validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ArtifactError(f"{path} is no sensitivity scan: {where}: {first['msg']}") from error
-    if sensitivity.format != FORMAT:
-        raise ArtifactError(f"{path} has format {sensitivity.format}, but this version reads format {FORMAT}")
-    return sensitivity
+    return read_json(path, _ADAPTER, "sensitivity scan", format=FORMAT)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,17 +9,17 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 from torch import nn
 
 from secateur.cost import Budget
 from secateur.cost.budget import meter
 from secateur.errors import ArtifactError, BudgetError, TrainingError, UsageError
-from secateur.files import write_text
 from secateur.graph import ChannelGraph
 from secateur.methods.contract import Method, Progress
 from secateur.record import Evaluation
 from secateur.record.measurements import STRICT
+from secateur.record.strict_json import read_json, write_json
 from secateur.training import Store, Task, join_processes, weights_digest
 
 FORMAT = 1  # of the JSON of a search; another number is refused
@@ -92,7 +92,7 @@ def write_search(path: Path | str, search: Search) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    write_text(path, _SEARCH.dump_json(search, indent=2).decode() + "\n")
+    write_json(path, _SEARCH, search)
 
 
 def read_search(path: Path | str) -> Search:
@@ -101,18 +101,7 @@ def read_search(path: Path | str) -> Search:
     Raises:
         ArtifactError: the file is missing, is not a search, or has keys or a format that are not known.
     """
-    try:
-        search = _SEARCH.validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ArtifactError(f"{path} is not a search: {where}: {first['msg']}") from error
-    except BudgetError as error:
-        raise ArtifactError(f"{path} is not a search: {error}") from error
-    if search.format != FORMAT:
-        raise ArtifactError(f"{path} has search format {search.format}, but this version reads format {FORMAT}")
+    search = read_json(path, _SEARCH, "search", format=FORMAT)
     if search.chosen is None and (search.share is not None or search.budget is not None):
         raise ArtifactError(f"{path} is not a search: no candidate of its curve has the chosen share {search.share}")
     return search

@@ -4,12 +4,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 
-from secateur.errors import ArtifactError
-from secateur.files import write_text
 from secateur.record.environment import Environment
 from secateur.record.measurements import STRICT, Agreement, Measurement, Proof, TrainResult
+from secateur.record.strict_json import read_json, write_json
 
 FORMAT = 1  # of record.json; another number is refused
 
@@ -56,7 +55,7 @@ def write_record(path: Path | str, record: RunRecord) -> None:
     Raises:
         UsageError: the file cannot be written.
     """
-    write_text(path, _ADAPTER.dump_json(record, indent=2).decode() + "\n")
+    write_json(path, _ADAPTER, record)
 
 
 def read_record(path: Path | str) -> RunRecord:
@@ -65,14 +64,4 @@ def read_record(path: Path | str) -> RunRecord:
     Raises:
         ArtifactError: the file is missing, is not a record, or has keys or a format that are not known.
     """
-    try:
-        record = _ADAPTER.validate_json(Path(path).read_bytes())
-    except OSError as error:
-        raise ArtifactError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise ArtifactError(f"{path} is not a run record: {where}: {first['msg']}") from error
-    if record.format != FORMAT:
-        raise ArtifactError(f"{path} has record format {record.format}, but this version reads format {FORMAT}")
-    return record
+    return read_json(path, _ADAPTER, "run record", format=FORMAT)

@@ -28,7 +28,7 @@ class Scan:
 
 @pytest.fixture(scope="module")
 def job(weights: Path) -> tuple[str, ...]:
-    network = ("sensitivity", f"{TOY}:network", "--weights", str(weights))
+    network = ("sensitivity", "--model", f"{TOY}:network", "--weights", str(weights))
     return (*network, "--data", f"{TOY}:data", "--validation-share", "0.3", "--threads", "1")
 
 
@@ -142,11 +142,15 @@ def test_what_cannot_be_meant_is_refused_before_anything_is_written(
     refused(run(*words, "--group", "8"), "group '8' cannot be cut: output of the model")
     refused(run(*words, "--limit", "49"), "the limit is 49 samples, but the validation split has 48")
     refused(run(*words, "--validation-share", "0"), "the validation split of", "--validation-share 0")
-    refused(run("sensitivity", f"{TOY}:network", "--data", f"{TOY}:data", "--out", out), "no weights", "--weights")
+    refused(
+        run("sensitivity", "--model", f"{TOY}:network", "--data", f"{TOY}:data", "--out", out),
+        "no weights",
+        "--weights",
+    )
     refused(run(*words, "--weights", tmp_path / "none.safetensors"), "there is no weight file")
     refused(run(*words, "--data", f"{TOY}:many_classes"), "the model has 3 outputs, but the data has 10 classes")
     refused(run(*words, "--data", f"{TOY}:colour"), "3×9×9", "does not run on")
-    tuples = ("sensitivity", f"{TOY}:dict_network", "--weights", str(weights), "--data", f"{TOY}:data")
+    tuples = ("sensitivity", "--model", f"{TOY}:dict_network", "--weights", str(weights), "--data", f"{TOY}:data")
     refused(run(*tuples, "--out", out))
     assert not out.exists()
     (tmp_path / "thesis").mkdir()
@@ -189,7 +193,7 @@ def test_ctrl_c_prints_the_command_that_continues(weights: Path, tmp_path: Path)
         "        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(12, 3), Slow())\n"
     )
     folder = tmp_path / "scan"
-    job = ("sensitivity", f"{code}:network", "--weights", weights, "--data", f"{TOY}:data", "--threads", "1")
+    job = ("sensitivity", "--model", f"{code}:network", "--weights", weights, "--data", f"{TOY}:data", "--threads", "1")
     process = start(*job, "--out", folder, "--force")
     first = folder / "checkpoint" / "data" / "sensitivity-0000.safetensors"
     limit = time.monotonic() + 100

@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from secateur.cost import kept_units
 from secateur.criteria import Scores, score
 from secateur.data import load_data
 from secateur.errors import PlanError, TrainingError, UsageError, VerificationError
@@ -20,7 +21,6 @@ from secateur.measure import (
     Sensitivity,
     groups_to_scan,
     scan_sensitivity,
-    units_kept,
 )
 from secateur.models import build_model
 from secateur.record import Evaluation
@@ -66,8 +66,8 @@ def scan(subject: Scanned) -> Sensitivity:
     # The third line is where binary fractions go wrong: floor(10 · (1 − 0.9)) is 0 in them, and 100 gives 9.
     [(16, 0.1, 14), (64, 0.1, 57), (10, 0.9, 1), (100, 0.9, 10), (30, 0.7, 9), (2, 0.1, 1), (3, 0.9, 1), (32, 0.5, 16)],
 )
-def test_units_kept_by_hand(size: int, share: float, kept: int) -> None:
-    assert units_kept(size, share) == kept
+def test_kept_by_hand(size: int, share: float, kept: int) -> None:
+    assert kept_units(size, share) == kept
 
 
 def test_each_point_is_the_original_with_the_lowest_units_masked(subject: Scanned, scan: Sensitivity) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from secateur.cost import kept_units
 from secateur.errors import ArtifactError, UsageError
 from secateur.measure import (
     SHARES,
@@ -14,7 +15,6 @@ from secateur.measure import (
     SensitivityPoint,
     read_sensitivity,
     sensitive_groups,
-    units_kept,
     write_sensitivity,
 )
 from secateur.record import Evaluation
@@ -24,7 +24,7 @@ def curve(name: str, *top1: float, loss: float = 1.0) -> GroupSensitivity:
     points = tuple(
         SensitivityPoint(
             share=share,
-            kept=units_kept(10, share),
+            kept=kept_units(10, share),
             macs_left=0.5,
             evaluation=Evaluation(loss=loss, top1=value, top5=1.0, samples=100),
         )
@@ -72,15 +72,15 @@ def test_a_scan_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert original.to_json() == json.loads(path.read_text())
     content = scan.to_json()
     for change, sentence in (
-        ({"format": 2}, "has format 2, but this version reads format 1"),
-        ({"colour": "red"}, "is no sensitivity scan: colour"),
-        ({"macs": None}, "is no sensitivity scan: macs"),
+        ({"format": 2}, "has sensitivity scan format 2, but this version reads format 1"),
+        ({"colour": "red"}, "is not a sensitivity scan: colour"),
+        ({"macs": None}, "is not a sensitivity scan: macs"),
     ):
         path.write_text(json.dumps({**content, **change}))
         with pytest.raises(ArtifactError, match=sentence):
             read_sensitivity(path)
     path.write_text("[")
-    with pytest.raises(ArtifactError, match="is no sensitivity scan"):
+    with pytest.raises(ArtifactError, match="is not a sensitivity scan"):
         read_sensitivity(path)
     with pytest.raises(ArtifactError, match="cannot read"):
         read_sensitivity(tmp_path / "none.json")

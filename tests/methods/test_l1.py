@@ -11,13 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from secateur.cost import Budget, MinimumWarning
+from secateur.cost import Budget, MinimumWarning, kept_units
 from secateur.data import load_data
 from secateur.errors import BudgetError, PlanError, UsageError
 from secateur.graph import ChannelGraph, trace
 from secateur.methods import L1
 from secateur.methods.l1.layers import shortcut_weights
-from secateur.methods.l1.selection import kept_filters
 from secateur.models import build_model
 from secateur.training import Store, SupervisedTask, TrainSettings
 
@@ -117,15 +116,15 @@ def _fits(group: str, pattern: str) -> bool:
         (512, "0.5", 256),
     ],
 )
-def test_kept_filters_by_hand(size: int, share: str, kept: int) -> None:
-    assert kept_filters(size, Fraction(share)) == kept
+def test_kept_units_by_hand(size: int, share: str, kept: int) -> None:
+    assert kept_units(size, Fraction(share)) == kept
 
 
-def test_kept_filters_round_up_to_multiples() -> None:
-    assert kept_filters(64, Fraction("0.3"), round_to=8) == 48  # 44 would stay
-    assert kept_filters(20, Fraction("0.1"), round_to=16) == 20
-    assert kept_filters(16, Fraction("0.99"), round_to=8) == 8
-    assert kept_filters(64, Fraction("0.99"), min_units=3, round_to=4) == 4
+def test_kept_units_round_up_to_multiples() -> None:
+    assert kept_units(64, Fraction("0.3"), round_to=8) == 48  # 44 would stay
+    assert kept_units(20, Fraction("0.1"), round_to=16) == 20
+    assert kept_units(16, Fraction("0.99"), round_to=8) == 8
+    assert kept_units(64, Fraction("0.99"), min_units=3, round_to=4) == 4
 
 
 class _Chain(nn.Module):
@@ -230,6 +229,20 @@ def test_the_stream_follows_the_shortcuts_norms() -> None:
     assert by_shortcut.kept["layer3.0.conv2"] == tuple(range(32))
     whole = L1(residual="group", ratios={"layer3.0.conv2": 0.5}).decide(graph, model, None)
     assert whole.kept["layer3.0.conv2"] == tuple(range(32, 64))
+
+
+def test_a_stream_without_a_projection_follows_all_its_layers_and_the_record_says_so(task: SupervisedTask) -> None:
+    torch.manual_seed(0)
+    model = build_model("digits-resnet")
+    graph = trace(model, task.example_inputs)
+    led = shortcut_weights(graph)
+    streams = [group.name for group in graph.groups if group.is_stream and group.prunable]
+    assert "conv1" in streams
+    assert "conv1" not in led  # the first stream begins with the stem
+    for name in streams:
+        method = L1(residual="shortcut", ratios={name: 0.5}, finetune_epochs=0)
+        notes = method.compress(model, task, None, store=Store.temporary()).record.notes
+        assert any(f"({name})" in note for note in notes) is (name not in led)
 
 
 def test_inner_leaves_streams_alone_and_says_so() -> None:

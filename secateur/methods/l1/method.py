@@ -7,13 +7,13 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
-from secateur.cost import Budget, Scope, allocate
+from secateur.cost import Budget, Scope, allocate, kept_units
 from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Plan
 from secateur.methods.contract import Compressed, Progress
 from secateur.methods.l1.layers import Residual, cuttable_layers, shares_for, shortcut_weights
-from secateur.methods.l1.selection import Selection, kept_filters, l1_scores, largest, select
+from secateur.methods.l1.selection import Selection, l1_scores, largest, select
 from secateur.methods.running import MethodRun, silent
 from secateur.methods.streams import SPARED, cuts_streams, sparing_streams
 from secateur.training import Store, Task, TrainSettings
@@ -153,7 +153,7 @@ class L1:
         layers = cuttable_layers(graph, streams=streams, skip=self.skip)
         sizes = {group.name: group.size for group in layers}
         counts = {
-            name: kept_filters(sizes[name], share, min_units=self.min_units, round_to=self.round_to)
+            name: kept_units(sizes[name], share, min_units=self.min_units, round_to=self.round_to)
             for name, share in shares_for(graph, layers, self.ratios, streams=streams).items()
         }
         return {name: count for name, count in counts.items() if count < sizes[name]}
@@ -180,10 +180,12 @@ class L1:
             notes.append("departs from the paper: a budget decides how much each layer loses, not ratios per stage")
         if self.residual == "spare" and cuts_streams(graph, plan):
             notes.append(SPARED)
-        if self.residual != "shortcut" and cuts_streams(graph, plan):
+        led = self._scored_by(graph)
+        whole = [name for name in plan.kept if graph.group(name).is_stream and name not in led]
+        if whole:
             notes.append(
                 "departs from the paper: residual streams are cut as whole groups, by the combined norms of all layers "
-                "that produce them"
+                f"that produce them ({', '.join(whole)})"
             )
         if self.finetune_epochs:
             notes.append("departs from the paper: the last epoch is reported, not the best on the test set")

@@ -1,9 +1,7 @@
-"""How many filters each layer keeps, and which: by their norms alone, or knowing what the layer before has lost."""
+"""Which filters each layer keeps: by their norms alone, or knowing what the layer before has lost."""
 
 import copy
-import math
 from collections.abc import Collection, Mapping
-from fractions import Fraction
 from typing import Literal
 
 import torch
@@ -14,22 +12,6 @@ from secateur.criteria.scoring import Combine, Scores
 from secateur.graph import ChannelGraph, Group
 
 Selection = Literal["independent", "greedy"]
-
-
-def kept_filters(size: int, share: Fraction, *, min_units: int = 1, round_to: int = 1) -> int:
-    """Return how many of ``size`` filters stay when ``share`` of them goes: floor(size × (1 − share)).
-
-    With this rounding the published sizes of the paper's networks come out, and with floor(size × share) filters
-    removed they do not (16 × 0.9 keeps 14, not 15).
-
-    Args:
-        size: filters of the layer.
-        share: in [0, 1), exact.
-        min_units: at least so many stay.
-        round_to: what is kept is rounded up to a multiple of this, or to all.
-    """
-    kept = math.floor(size * (1 - share))
-    return min(size, -(-max(min_units, kept) // round_to) * round_to)
 
 
 def select(
