@@ -7,10 +7,13 @@ and exits 1 if a file is out of date, which a test runs.
 import argparse
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import coverage_summary
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
@@ -184,8 +187,59 @@ def sensitivity(record: dict[str, Any]) -> str:
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
 
 
+def coverage(record: dict[str, Any]) -> str:
+    """How many models of each family are traced, cut and proved, beside the peer."""
+    entries = record["rows"]
+    families = sorted({entry["family"] for entry in entries})
+    rows = []
+    for family in [*families, "all"]:
+        mine = [entry for entry in entries if family in (entry["family"], "all")]
+        found = coverage_summary.counts(mine)
+        seconds = [coverage_summary.seconds_of(entry["ours"]) for entry in mine if "ours" in entry]
+        ratios = [entry["timing"]["ratio"] for entry in mine if "ratio" in entry.get("timing", {})]
+        rows.append(
+            [
+                family,
+                str(len(mine)),
+                *(f"{found[key]} of {found['ours']}" for key in ("traced", "cut exactly", "half exactly")),
+                str(found["half with approximate groups"]),
+                f"{statistics.median(seconds):.1f} / {max(seconds):.1f}" if seconds else "",
+                f"{found['peer cuts']} of {found['peer']}",
+                f"{found['peer raises']} / {found['peer timeout']}",
+                f"{statistics.median(ratios):.2f}× of {len(ratios)}" if ratios else "",
+            ]
+        )
+    head = [
+        "family",
+        "models",
+        "traced",
+        "cut, proof exact",
+        "half of the MACs gone, exact",
+        "half only with approximate groups",
+        "s in all, median / longest",
+        f"{record['peer']}: runs after its cut",
+        "raises / not done",
+        "its trace + groups by ours",
+    ]
+    short = [entry for entry in entries if "ours" in entry and not coverage_summary.reaches_half(entry["ours"])]
+    reasons = [[f"`{entry['name']}`", coverage_summary.shortfall(entry["ours"]).replace("|", "\\|")] for entry in short]
+    slow = [entry["name"] for entry in entries if "ours" in entry and coverage_summary.is_slow(entry["ours"])]
+    packages = ", ".join(f"{package} {version}" for package, version in record["packages"].items())
+    note = (
+        f"{len(entries)} of {record['models_in_list']} models of the list; random weights, one thread, one process per "
+        f"model; the peer had {record['limit_s']:g} s for its cut and as long for its graph. Longer than "
+        f"{coverage_summary.SLOW_S:g} s and than the model's own forward: {', '.join(slow) or 'none'}. {packages}; "
+        f"{_machine(record)}."
+    )
+    parts = [rows_to_markdown(head, rows), note]
+    if reasons:
+        parts.append(rows_to_markdown(["half not reached exactly", "because"], reasons))
+    return "\n\n".join(parts)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "surgery": surgery,
+    "coverage": coverage,
     "training": training,
     "resnet56": run,
     "criteria": seeds,

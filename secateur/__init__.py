@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from secateur.criteria import CRITERIA as CRITERIA
     from secateur.criteria import Criterion as Criterion
     from secateur.criteria import score as score
+    from secateur.criteria import score_blocks as score_blocks
     from secateur.data import load_data as load_data
     from secateur.errors import SecateurError as SecateurError
     from secateur.export import export_onnx as export_onnx
     from secateur.export import inspect as inspect
     from secateur.export import load as load
     from secateur.export import save as save
+    from secateur.graph import Block as Block
     from secateur.graph import ChannelGraph as ChannelGraph
     from secateur.graph import Group as Group
     from secateur.graph import Plan as Plan
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from secateur.graph import apply as apply
     from secateur.graph import apply_ as apply_
     from secateur.graph import apply_to_optimizer as apply_to_optimizer
+    from secateur.graph import fold_weight_standardisation as fold_weight_standardisation
     from secateur.graph import masked as masked
     from secateur.graph import narrowed as narrowed
     from secateur.graph import trace as trace
@@ -45,11 +48,12 @@ __version__ = "0.1.0"
 
 _HOME = {
     "secateur.cost": ("Budget", "MinimumWarning", "Profile", "allocate", "profile"),
-    "secateur.criteria": ("CRITERIA", "Criterion", "score"),
+    "secateur.criteria": ("CRITERIA", "Criterion", "score", "score_blocks"),
     "secateur.data": ("load_data",),
     "secateur.errors": ("SecateurError",),
     "secateur.export": ("export_onnx", "inspect", "load", "save"),
     "secateur.graph": (
+        "Block",
         "ChannelGraph",
         "Group",
         "Plan",
@@ -57,6 +61,7 @@ _HOME = {
         "apply",
         "apply_",
         "apply_to_optimizer",
+        "fold_weight_standardisation",
         "masked",
         "narrowed",
         "trace",

@@ -30,7 +30,12 @@ def model_choice(options: ModelOptions) -> ModelChoice:
     """Return which model."""
     from secateur.recipe import ModelChoice
 
-    return ModelChoice(spec=options.model, weights=options.weights, num_classes=options.num_classes)
+    return ModelChoice(
+        spec=options.model,
+        weights=options.weights,
+        num_classes=options.num_classes,
+        fold_weight_standardisation=options.fold_weight_standardisation,
+    )
 
 
 def data_choice(options: DataOptions) -> DataChoice:

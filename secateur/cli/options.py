@@ -38,6 +38,15 @@ class ModelOptions:
     num_classes: Annotated[
         int | None, option("Model", min=1, help="outputs of the network; without it, the classes of the data")
     ] = None
+    fold_weight_standardisation: Annotated[
+        bool,
+        option(
+            "Model",
+            "--fold-weight-standardisation",
+            help="turn layers that compute their weights (standardised weights, weight norm) into plain ones, which "
+            "can be cut; training goes on from there without it",
+        ),
+    ] = False
 
 
 @dataclass(frozen=True)

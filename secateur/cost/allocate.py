@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.cost.budget import Budget, meter
+from secateur.cost.dropping import cheapest_without, ordered_blocks
 from secateur.cost.latency_table import LatencyTable
+from secateur.cost.size import dropped_header_bytes
 from secateur.errors import BudgetError, PlanError, UsageError
 from secateur.graph import ChannelGraph, Group, Plan
 from secateur.graph.units import UnitArray
@@ -36,11 +38,15 @@ def allocate(
     round_to: int = 1,
     lock: Iterable[str] = (),
     table: LatencyTable | None = None,
+    blocks: Mapping[str, float] | None = None,
 ) -> Plan:
     """Choose which units stay so that every limit of ``budget`` holds, cutting no unit more than needed.
 
     Units are brought into one order and removed from its low end until the budget holds; the last one removed is the
-    one that makes it hold, so the result lies within one unit (one block of ``round_to``) of the binding limit.
+    one that makes it hold, so the result lies within one unit (one step of ``round_to``) of the binding limit.
+
+    With ``blocks``, whole residual blocks go first, lowest score first. Without scores of channels as few go as make
+    the budget hold; with them, as many as still leave the model above it, and channels of the rest do what is missing.
 
     Args:
         graph: of the model to cut.
@@ -56,6 +62,7 @@ def allocate(
         round_to: kept sizes are multiples of this, or the full size.
         lock: patterns (``layer1.*``) of groups to leave alone.
         table: predicts latency, for a latency budget.
+        blocks: score of each block that may be dropped (:func:`secateur.score_blocks`); higher means keep.
 
     Returns:
         The plan; empty if the model already holds the budget.
@@ -69,10 +76,52 @@ def allocate(
         MinimumWarning: a group was cut down to its minimum.
     """
     _check_settings(scope, min_units, min_share, round_to)
-    groups = _open_groups(graph, scores, tuple(lock))
+    patterns = tuple(lock)
+    limits = budget.limits(graph, table)
+    if blocks is None:
+        return _cut_channels(
+            graph, scores, limits, patterns, table, scope, normalize=normalize, floor=(min_units, min_share, round_to)
+        )
+    open_blocks = {name: value for name, value in blocks.items() if not _matches(name, patterns)}
+    _open_groups(graph, scores, tuple(pattern for pattern in patterns if not _matches_block(graph, pattern)))
+    dropped = cheapest_without(graph, ordered_blocks(graph, open_blocks), limits, table, channels_follow=bool(scores))
+    if not scores:
+        return graph.drop_blocks(dropped)
+    left = graph.without(dropped)
+    if "size_bytes" in limits:
+        limits["size_bytes"] -= dropped_header_bytes(graph, dropped)
+    rest = {name: values for name, values in scores.items() if name in left.by_name}
+    present = tuple(pattern for pattern in patterns if any(_matches(name, (pattern,)) for name in left.by_name))
+    cut = _cut_channels(
+        left, rest, limits, present, table, scope, normalize=normalize, floor=(min_units, min_share, round_to)
+    )
+    return graph.plan(cut.kept, blocks=dropped)
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _matches_block(graph: ChannelGraph, pattern: str) -> bool:
+    return any(_matches(block.name, (pattern,)) for block in graph.blocks)
+
+
+def _cut_channels(
+    graph: ChannelGraph,
+    scores: Mapping[str, Tensor],
+    limits: Mapping[str, float],
+    lock: tuple[str, ...],
+    table: LatencyTable | None,
+    scope: Scope,
+    *,
+    normalize: bool,
+    floor: tuple[int, float, int],
+) -> Plan:
+    """Cut units until the limits hold; ``floor`` is (min_units, min_share, round_to)."""
+    min_units, min_share, round_to = floor
+    groups = _open_groups(graph, scores, lock)
     floors = {g.name: min(g.size, max(min_units, int(np.ceil(min_share * g.size)))) for g in groups}
     queue = _order(graph, groups, scores, floors, scope=scope, normalize=normalize)
-    limits = budget.limits(graph, table)
     meters = {name: meter(name, graph, table) for name in limits}
     least = _minimum(graph, groups, floors, round_to)
 
@@ -264,5 +313,5 @@ def _warn_about_minima(graph: ChannelGraph, kept: UnitArray, floors: Mapping[str
             f"{len(fallen)} group(s) were cut to their minimum: {shown}; raise min_units or min_share if accuracy "
             "suffers",
             MinimumWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -1,12 +1,13 @@
 """Bytes of the file that a plan would be saved as."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.graph import ChannelGraph
+from secateur.graph import ChannelGraph, Drop
 from secateur.graph.units import UnitArray
 
 # Characters of the header's JSON beside names, sizes and indices, rounded up; the format is in export/FORMAT.md.
@@ -16,6 +17,7 @@ _PER_TENSOR_CUT = 16  # shape before the cut
 _PER_DIM_CUT = 14  # key of the removed indices
 _PER_MODULE_CUT = 96  # changed integer attributes
 _PER_GROUP_CUT = 24  # kept units, size
+_PER_DROP = 96  # keys of a dropped block
 
 
 def size_bytes(graph: ChannelGraph, kept: UnitArray) -> int:
@@ -38,6 +40,26 @@ def header_bytes(graph: ChannelGraph, kept: UnitArray) -> int:
     removed = ((graph.sizes - kept) * terms.per_removed_unit).sum()
     stays = (kept * terms.per_kept_unit + terms.per_group)[touched].sum()
     return terms.uncut + terms.any_cut + int(removed + stays)
+
+
+def dropped_header_bytes(graph: ChannelGraph, blocks: Iterable[str]) -> int:
+    """Return an upper bound of the bytes that a file's header takes for blocks that were dropped from ``graph``.
+
+    The plan in it lists the shapes of the dense model, and how each block is dropped.
+    """
+    names = tuple(blocks)
+    if not names:
+        return 0
+    dense = sum(
+        _PER_TENSOR_CUT + len(spec.name) + sum(len(str(size)) + 1 for size in spec.shape) for spec in graph.tensors
+    )
+    plan = graph.drop_blocks(names)
+    drops = sum(_header_bytes_of(drop) for drop in plan.drops)
+    return dense + drops + sum(len(name) + 4 for name in plan.gone)
+
+
+def _header_bytes_of(drop: Drop) -> int:
+    return _PER_DROP + len(drop.block) + len(drop.sum.module) + sum(len(path) + 16 for path, _ in drop.replaced)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from secateur import graph
 from secateur.errors import ArtifactError, PlanError
 from secateur.export.attributes import check_attributes
 from secateur.export.container import Container, StoredShape, read_container, shown
-from secateur.export.fitting import check_attribute_values, check_fits, check_kind
+from secateur.export.fitting import check_attribute_values, check_fits, check_kind, refitted
 from secateur.export.header import KEY, Builder, Header, Preprocessing, Spec, as_builder, read_header
 from secateur.export.packing import packed
 from secateur.export.stored import LAYOUTS, check_plan_of, is_saved, refuse_unsaveable, spec_of
@@ -141,10 +141,11 @@ def load(model: nn.Module, path: Path | str) -> nn.Module:
     header, plan = read_header(container, path)
     spec = header.spec
     refuse_wrappers(model)
-    stored = stored_tensors(model)
-    check_fits(model, stored, spec, plan, path)
     if plan is None:
         plan = _empty_plan(spec)
+    model = refitted(model, spec, plan.shapes, path)
+    stored = stored_tensors(model)
+    check_fits(model, stored, spec, plan, path)
     try:
         check_attributes(model, plan)
         small = graph.apply(model, plan, verify_with=None)
@@ -152,6 +153,12 @@ def load(model: nn.Module, path: Path | str) -> nn.Module:
         raise ArtifactError(f"{path} does not fit this {type(model).__name__}: {error}") from error
     check_attribute_values(small, spec, path)
     targets = stored_tensors(small)
+    strange = next(iter(set(targets) ^ set(plan.shapes_after)), None)
+    if strange is not None:
+        raise ArtifactError(
+            f"{path} drops blocks in a way that does not leave {shown(strange)} as its spec has it; "
+            "save the model again"
+        )
     for name, entry in targets.items():
         if is_saved(entry, plan) and name not in container.tensors:
             raise ArtifactError(

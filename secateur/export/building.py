@@ -9,6 +9,7 @@ from torch import nn
 from secateur.errors import ArtifactError, SecateurError
 from secateur.export.artifact import ArtifactInfo, inspect, load
 from secateur.export.container import shown
+from secateur.export.fitting import refitted
 from secateur.export.header import Builder
 from secateur.graph.slots import stored_tensors
 from secateur.models import build_model
@@ -76,6 +77,7 @@ def _check_without_memory(builder: Builder, info: ArtifactInfo, path: Path) -> N
         raise type(error)(f"{path} cannot be built: {error}") from error
     except Exception:  # a constructor that computes with values cannot run there; `load` compares shapes too
         return
+    model = refitted(model, info.spec, info.dense_shapes, path)
     for name, entry in stored_tensors(model).items():
         expected, found = info.dense_shapes.get(name), tuple(entry.tensor.shape)
         if expected != found:

@@ -2,14 +2,37 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
-from secateur.errors import ArtifactError
+from secateur.errors import ArtifactError, ModelError
 from secateur.export.container import StoredShape, shown
 from secateur.export.header import Spec
 from secateur.graph import Plan
+from secateur.graph.folded_layers import copied, refit
 from secateur.graph.slots import StoredTensor
+from secateur.graph.written_sizes import read_size
+
+
+def refitted(model: nn.Module, spec: Spec, shapes: Mapping[str, tuple[int, ...]], path: Path) -> nn.Module:
+    """Return ``model`` with the layers folded that the saved one had folded: a copy, or itself where there are none.
+
+    Args:
+        model: freshly built.
+        spec: of the file.
+        shapes: of the dense model's tensors, folded.
+        path: of the file.
+
+    Raises:
+        ArtifactError: a folded layer is not there or is another one, or the model cannot be copied.
+    """
+    if not spec.folded:
+        return model
+    try:
+        return refit(copied(model), spec.folded, shapes)
+    except ModelError as error:
+        raise ArtifactError(f"{path} does not fit this {type(model).__name__}: {error}") from error
 
 
 def check_fits(model: nn.Module, stored: Mapping[str, StoredTensor], spec: Spec, plan: Plan | None, path: Path) -> None:
@@ -43,6 +66,8 @@ def check_fits(model: nn.Module, stored: Mapping[str, StoredTensor], spec: Spec,
         if tensor.is_meta:
             raise ArtifactError(f"{name} of the model is on the meta device; build the model on a real one")
     for name, entry in stored.items():
+        if plan is not None and name in plan.dropped_tensors:
+            continue
         if entry.aliases != spec.aliases.get(name, ()):
             raise ArtifactError(
                 f"in {path} {name} is tied to {shown(spec.aliases.get(name) or 'nothing')}, but in this model to "
@@ -62,12 +87,19 @@ def check_attribute_values(small: nn.Module, spec: Spec, path: Path) -> None:
     modules = dict(small.named_modules())
     for module, values in spec.attributes.items():
         for attribute, value in values.items():
-            found = getattr(modules.get(module), attribute, None)
+            found = _size(modules.get(module), attribute)
             if found != value:
                 raise ArtifactError(
                     f"{path} says that {shown(module)}.{shown(attribute)} is {shown(value)} after the cut, but the cut "
                     f"gives {shown(found)}; the file was edited"
                 )
+
+
+def _size(module: nn.Module | None, attribute: str) -> Any:
+    try:
+        return None if module is None else read_size(module, attribute)
+    except AttributeError:
+        return None
 
 
 def check_kind(entry: StoredTensor, stored: StoredShape, path: Path) -> None:

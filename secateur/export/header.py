@@ -14,6 +14,7 @@ from secateur.errors import ArtifactError, PlanError
 from secateur.export.container import Container, parse_json, shown
 from secateur.export.packing import packed, unpacked
 from secateur.graph import Plan
+from secateur.graph.folded_layers import FoldedLayer
 from secateur.user_code import names_user_code
 
 FORMAT = "secateur-model"
@@ -128,6 +129,7 @@ class Spec:
     aliases: dict[str, tuple[str, ...]] = field(default_factory=dict)
     attributes: dict[str, dict[str, int | tuple[int, ...]]] = field(default_factory=dict)
     channels_last: tuple[str, ...] = ()
+    folded: dict[str, FoldedLayer] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,10 @@ from secateur.errors import ArtifactError
 from secateur.export.container import DTYPES
 from secateur.export.header import Spec
 from secateur.graph import Plan
+from secateur.graph.folded_layers import folded_layers
 from secateur.graph.slots import StoredTensor
 from secateur.graph.surgery import integer_attributes
+from secateur.graph.written_sizes import read_size
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """The channels-last order of tensors by their number of dimensions."""
@@ -40,10 +42,11 @@ def spec_of(model: nn.Module, stored: dict[str, StoredTensor], chosen: Mapping[s
         aliases={name: entry.aliases for name, entry in stored.items() if entry.aliases},
         # Of the names only: the model is cut already, so the values are those it has.
         attributes={
-            module: {name: getattr(model.get_submodule(module), name) for name in names}
+            module: {name: read_size(model.get_submodule(module), name) for name in names}
             for module, names in changed.items()
         },
         channels_last=tuple(name for name, tensor in chosen.items() if _is_channels_last(tensor)),
+        folded=folded_layers(model),
     )
 
 

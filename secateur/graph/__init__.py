@@ -1,7 +1,10 @@
 """Which channels hang together, and how to cut them: trace, plan, apply, masked, narrowed, verify."""
 
 from secateur.graph.application import apply as apply
+from secateur.graph.blocks import Block as Block
+from secateur.graph.blocks import Drop as Drop
 from secateur.graph.channel_graph import ChannelGraph as ChannelGraph
+from secateur.graph.folding import fold_weight_standardisation as fold_weight_standardisation
 from secateur.graph.masking import masked as masked
 from secateur.graph.narrowing import narrowed as narrowed
 from secateur.graph.optimizer import apply_to_optimizer as apply_to_optimizer
@@ -15,7 +18,9 @@ from secateur.graph.units import Member as Member
 from secateur.graph.verify import verify as verify
 
 __all__ = [
+    "Block",
     "ChannelGraph",
+    "Drop",
     "Group",
     "Member",
     "OutputProof",
@@ -24,6 +29,7 @@ __all__ = [
     "apply",
     "apply_",
     "apply_to_optimizer",
+    "fold_weight_standardisation",
     "masked",
     "narrowed",
     "trace",

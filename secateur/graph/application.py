@@ -1,5 +1,7 @@
 """``apply``: a cut copy of a model, proved before it is returned."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
@@ -10,7 +12,9 @@ from secateur.graph.surgery import cut_copy
 from secateur.graph.verify import verify
 
 
-def apply(model: nn.Module, plan: Plan, *, verify_with: ExampleInputs | None) -> nn.Module:
+def apply(
+    model: nn.Module, plan: Plan, *, verify_with: ExampleInputs | None, outputs: Sequence[str] | None = None
+) -> nn.Module:
     """Return a smaller copy of ``model``, an ordinary module of the same classes; ``model`` stays as it was.
 
     Classes, dtype, device, memory format, ``requires_grad``, train and eval flags and hooks are kept; the integer
@@ -21,6 +25,7 @@ def apply(model: nn.Module, plan: Plan, *, verify_with: ExampleInputs | None) ->
         plan: what to remove.
         verify_with: example inputs for the proof that the cut model computes what the masked original computes;
             None skips the proof.
+        outputs: as in :func:`secateur.verify`; None takes those of the plan.
 
     Raises:
         PlanError: the plan was made for another model.
@@ -30,7 +35,7 @@ def apply(model: nn.Module, plan: Plan, *, verify_with: ExampleInputs | None) ->
     with torch.inference_mode(mode=False):
         small = cut_copy(model, plan)
     if verify_with is not None and not plan.is_empty:
-        proof = verify(model, small, plan, verify_with)
+        proof = verify(model, small, plan, verify_with, outputs=outputs)
         if not proof.passed:
             raise VerificationError(proof.sentence())
     return small

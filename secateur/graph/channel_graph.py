@@ -11,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import PlanError
+from secateur.graph.blocks import Block, Drop, outermost
 from secateur.graph.costs import Costs
 from secateur.graph.plan import DimensionCut, Plan, fingerprint_of, kept_after
+from secateur.graph.shortening import vanishing_groups, without_blocks
 from secateur.graph.units import Group, ParameterDim, SizeAttribute, TensorSpec, UnitArray
 from secateur.names import unknown_name
 
@@ -32,6 +34,8 @@ class ChannelGraph:
         unreached: parameters that no run has read.
         unknown_ops: operators without a rule and how often they locked their inputs.
         train_mode: whether a run in training mode was needed to reach all parameters.
+        outputs: modules whose outputs count in place of the model's own; empty for the model's own.
+        blocks: residual branches that may go whole, in the order in which they end, locked ones included.
     """
 
     model_class: str
@@ -44,6 +48,8 @@ class ChannelGraph:
     unreached: tuple[str, ...]
     unknown_ops: Mapping[str, int]
     train_mode: bool
+    outputs: tuple[str, ...] = ()
+    blocks: tuple[Block, ...] = ()
 
     def __post_init__(self) -> None:
         groups = tuple(replace(group, dims=self.dims) for group in self.groups)
@@ -82,10 +88,46 @@ class ChannelGraph:
             raise PlanError(unknown_name("group", name, self.by_name))
         return self.by_name[name]
 
+    def groups_of(self, units: UnitArray) -> tuple[Group, ...]:
+        """Return the groups that the given units (numbers over all groups, -1 for none) belong to."""
+        ends = np.cumsum(self.sizes)
+        numbers = np.unique(np.searchsorted(ends, units[units >= 0], side="right"))
+        return tuple(self.groups[number] for number in numbers.tolist())
+
+    def block(self, name: str) -> Block:
+        """Return a block by its name.
+
+        Raises:
+            PlanError: there is none; the nearest name is suggested.
+        """
+        for block in self.blocks:
+            if block.name == name:
+                return block
+        raise PlanError(unknown_name("block", name, [block.name for block in self.blocks]))
+
+    def without(self, blocks: Iterable[str]) -> "ChannelGraph":
+        """Return the graph of the model without the named blocks and what lies inside them, by arithmetic.
+
+        Raises:
+            PlanError: an unknown or locked block.
+        """
+        chosen = self._droppable(blocks)
+        return without_blocks(self, chosen) if chosen else self
+
+    def _droppable(self, names: Iterable[str]) -> tuple[Block, ...]:
+        if isinstance(names, str):
+            raise PlanError(f"blocks is the text {names!r}; give a list of names, such as [{names!r}]")
+        blocks = {name: self.block(name) for name in names}
+        for block in blocks.values():
+            if block.locked is not None:
+                raise PlanError(f"the block {block.name!r} cannot be dropped: {block.locked}")
+        outer = {drop.block for drop in outermost(map(Drop.of, blocks.values()))}
+        return tuple(block for block in self.blocks if block.name in outer)
+
     # Cost ----------------------------------------------------------------------------------------------------
 
     def kept_sizes(self, plan: Plan | None) -> UnitArray:
-        """Return the units that each group keeps under ``plan`` (all without one), shape (groups,).
+        """Return the units that each group keeps under ``plan`` (all without one, 0 if it is gone), shape (groups,).
 
         Raises:
             PlanError: the plan was made for another model.
@@ -97,24 +139,33 @@ class ChannelGraph:
         names = {group.name: number for number, group in enumerate(self.groups)}
         for name, units in plan.kept.items():
             kept[names[self.group(name).name]] = len(units)
+        kept[[names[self.group(name).name] for name in plan.gone]] = 0
         return kept
 
     def macs(self, plan: Plan | None = None) -> int:
         """Return multiply-adds of convolutions and matrix products per sample, before or after a plan."""
+        if plan is not None and plan.drops:
+            return self.after(plan).macs()
         return self.costs.macs(self.kept_sizes(plan))
 
     def params(self, plan: Plan | None = None) -> int:
         """Return the number of parameters, tied ones once, before or after a plan."""
+        if plan is not None and plan.drops:
+            return self.after(plan).params()
         elements = self.costs.elements(self.kept_sizes(plan))
         return int(elements[np.asarray([spec.is_parameter for spec in self.tensors], dtype=bool)].sum())
 
     def tensor_bytes(self, plan: Plan | None = None) -> int:
         """Return the bytes of all saved tensors (parameters and persistent buffers, tied ones once)."""
+        if plan is not None and plan.drops:
+            return self.after(plan).tensor_bytes()
         width = np.asarray([spec.element_bytes * spec.is_persistent for spec in self.tensors], dtype=np.int64)
         return int((self.costs.elements(self.kept_sizes(plan)) * width).sum())
 
     def activation_bytes(self, plan: Plan | None = None) -> int:
         """Return the peak over operators of activation bytes alive, per sample."""
+        if plan is not None and plan.drops:
+            return self.after(plan).activation_bytes()
         return self.costs.activation_bytes(self.kept_sizes(plan))
 
     # Plans ---------------------------------------------------------------------------------------------------
@@ -131,16 +182,23 @@ class ChannelGraph:
                 f"{self.model_class} with {self.fingerprint}; make a plan from this model's own graph"
             )
 
-    def plan(self, kept: Mapping[str, Iterable[int]], *, allow_approximate: bool = False) -> Plan:
+    def plan(
+        self, kept: Mapping[str, Iterable[int]], *, blocks: Iterable[str] = (), allow_approximate: bool = False
+    ) -> Plan:
         """Return the plan that keeps the given units of the named groups and all units of the others.
 
         Args:
-            kept: group name → numbers of the units to keep, each in [0, size).
+            kept: group name → numbers of the units to keep, each in [0, size). Groups that lie in a dropped block go
+                with it, whatever is said of them here.
+            blocks: names of blocks to drop whole; those inside another one go with it.
             allow_approximate: also cut groups where cutting is not the same as zeroing.
 
         Raises:
-            PlanError: an unknown or locked group, a unit out of range, or a group left empty.
+            PlanError: an unknown or locked group or block, a unit out of range, or a group left empty.
         """
+        dropped = self._droppable(blocks)
+        tensors = frozenset(name for block in dropped for name in block.tensors)
+        gone = vanishing_groups(self, tensors) if dropped else ()
         keep = np.ones(int(self.sizes.sum()), dtype=bool)
         chosen: dict[str, tuple[int, ...]] = {}
         for name, units in kept.items():
@@ -156,22 +214,41 @@ class ChannelGraph:
             reason = group.locked or (None if allow_approximate else group.approximate)
             if reason is not None:
                 raise PlanError(f"group {name!r} cannot be cut: {reason}")
+            if name in gone:
+                continue
             chosen[name] = tuple(numbers)
             keep[group.units] = False
             keep[group.offset + np.asarray(numbers)] = True
-        return self._plan(chosen, keep)
+        return self._plan(chosen, keep, outermost(map(Drop.of, dropped)), tuple(sorted(gone)))
 
-    def _plan(self, chosen: dict[str, tuple[int, ...]], keep: NDArray[np.bool_]) -> Plan:
+    def drop_blocks(self, blocks: Iterable[str]) -> Plan:
+        """Return the plan that drops the named blocks and keeps all else.
+
+        Raises:
+            PlanError: an unknown or locked block.
+        """
+        return self.plan({}, blocks=blocks)
+
+    def _plan(
+        self,
+        chosen: dict[str, tuple[int, ...]],
+        keep: NDArray[np.bool_],
+        drops: tuple[Drop, ...],
+        gone: tuple[str, ...],
+    ) -> Plan:
+        def stands(path: str) -> bool:
+            return not any(drop.covers(path) for drop in drops)
+
         removed = ~np.append(keep, True)  # the last entry stands for unit -1, which stays
         cuts = []
         for dim in self.dims:
             marks = removed[dim.units]
-            if marks.any():
+            if marks.any() and stands(dim.parameter):
                 cuts.append(DimensionCut(dim.parameter, dim.dim, dim.units.size, np.flatnonzero(marks)))
         sizes = []
         for entry in self.attributes:
             marks = removed[entry.units]
-            if marks.any():
+            if marks.any() and stands(entry.module):
                 sizes.append((entry.module, entry.attribute, int(marks.size - marks.sum())))
         return Plan(
             fingerprint=self.fingerprint,
@@ -183,6 +260,9 @@ class ChannelGraph:
             attributes=tuple(sizes),
             regrouped=frozenset(cut.parameter for cut in cuts if cut.parameter in self.regrouped),
             train_mode=self.train_mode,
+            outputs=self.outputs,
+            drops=drops,
+            gone=gone,
         )
 
     def after(self, plan: Plan) -> "ChannelGraph":
@@ -192,6 +272,9 @@ class ChannelGraph:
             PlanError: the plan was made for another model.
         """
         self.check(plan)
+        return self.without(plan.dropped_blocks)._narrowed(plan)
+
+    def _narrowed(self, plan: Plan) -> "ChannelGraph":
         keep = np.ones(int(self.sizes.sum()), dtype=bool)
         for name, units in plan.kept.items():
             group = self.group(name)
@@ -225,7 +308,7 @@ class ChannelGraph:
 
     def compose(self, first: Plan, second: Plan) -> Plan:
         """Return ``first.then(second)`` as a plan of this graph, with units checked against it."""
-        return self.plan(kept_after(first, second))
+        return self.plan(kept_after(first, second), blocks=(*first.dropped_blocks, *second.dropped_blocks))
 
     # Reports -------------------------------------------------------------------------------------------------
 
@@ -272,6 +355,8 @@ class ChannelGraph:
             "unreached": list(self.unreached),
             "unknown_ops": dict(self.unknown_ops),
             "train_mode": self.train_mode,
+            **({"outputs": list(self.outputs)} if self.outputs else {}),
+            "blocks": [block.to_json() for block in self.blocks],
         }
 
     @classmethod
@@ -298,6 +383,8 @@ class ChannelGraph:
                 unreached=tuple(data["unreached"]),
                 unknown_ops=dict(data["unknown_ops"]),
                 train_mode=data["train_mode"],
+                outputs=tuple(data.get("outputs", ())),
+                blocks=tuple(Block.from_json(block) for block in data.get("blocks", ())),
             )
         except (KeyError, TypeError) as error:
             raise PlanError(f"this is not a channel graph as Secateur writes it: {error}") from error

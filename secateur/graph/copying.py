@@ -2,12 +2,14 @@
 
 import copy
 from collections import OrderedDict
+from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type)
 _CONTAINERS = (dict, OrderedDict, list, set)
+_REGISTERED = ("_parameters", "_buffers")
 _SETSTATES = (nn.Module.__setstate__, nn.modules.conv._ConvNd.__setstate__)
 
 
@@ -40,7 +42,40 @@ def _copied(key: str, value: Any, memo: dict[int, Any]) -> Any:
         return kind()
     if key == "_modules" and kind in (dict, OrderedDict):
         return kind((name, None if child is None else copy_model(child, memo)) for name, child in value.items())
+    for tensor in _kept_tensors(value):
+        if tensor.grad_fn is not None:  # kept by a forward that ran with gradients; torch refuses to copy the graph
+            memo.setdefault(id(tensor), tensor.detach().clone())
     return copy.deepcopy(value, memo)
+
+
+def _kept_tensors(value: Any) -> Iterator[Tensor]:
+    """Yield a tensor, or the tensors in a dictionary, list or tuple."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        items = value.values() if isinstance(value, dict) else value
+        yield from (item for item in items if isinstance(item, Tensor))
+
+
+def forget_kept(model: nn.Module) -> None:
+    """Let modules that keep tensors between calls (a table of attention biases) forget what has the old sizes.
+
+    By convention such modules empty what they keep when training begins, so they are told that it does; flags are put
+    back.
+    """
+    keepers = [
+        module
+        for module in model.modules()
+        if any(
+            name not in _REGISTERED and next(_kept_tensors(value), None) is not None
+            for name, value in vars(module).items()
+        )
+    ]
+    flags = [(module, module.training) for keeper in keepers for module in keeper.modules()]
+    for keeper in keepers:
+        keeper.train()
+    for module, training in flags:
+        module.training = training
 
 
 def _is_ordinary(kind: type[nn.Module]) -> bool:

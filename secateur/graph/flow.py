@@ -1,5 +1,6 @@
 """One run of a model during which labels follow the tensors: the dispatch mode that tracing and masking share."""
 
+import functools
 import os
 import sys
 from collections import Counter
@@ -11,15 +12,20 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import SecateurError
 from secateur.graph.labels import Bookkeeper, DimensionLabels, IntArray, Labels, attach, labels_of
 from secateur.graph.rules import Rule, rule_for
 from secateur.graph.rules.attention import scaled_dot_product_attention
+from secateur.graph.rules.elementwise import like_first
+from secateur.graph.rules.execution import MOVES, moved, restrides_in_place
+from secateur.graph.rules.modules import entered
+from secateur.graph.shape_run import attention_on_shapes
 
 # Frames of torch and of this package are never where a user's code writes a shape.
-_OUTSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
+OUTSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
 
 _ATTENTION = nn.functional.scaled_dot_product_attention
 
@@ -39,9 +45,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.unknown: Counter[str] = Counter()
         self._module_names = module_names
         self._stack: list[str] = [""]
+        self._running: list[nn.Module] = []
         self._handles: list[Any] = []
         self._depth = 0
-        self._inside_attention = False
+        self._attention = _Attention(self)
         self._fast_path = True
         self.from_weights = False  # whether the operator at hand reads parameters and constants alone
 
@@ -99,12 +106,17 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         frame = sys._getframe(1)
         while frame is not None:
             filename = frame.f_code.co_filename
-            if not filename.startswith(_OUTSIDE):
+            if not filename.startswith(OUTSIDE):
                 return f"{place} ({Path(filename).name}:{frame.f_lineno})"
             if frame.f_back is None:
                 break
             frame = frame.f_back
         return place
+
+    @property
+    def module(self) -> nn.Module | None:
+        """The module whose forward runs now, if any."""
+        return self._running[-1] if self._running else None
 
     @property
     def module_path(self) -> str:
@@ -121,6 +133,27 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Record that cutting ``weight`` changes its convolution's number of groups; False if it cannot."""
         del weight, groups
         return True
+
+    def counts(self, attribute: str, number: int, units: IntArray) -> bool:
+        """Record that an integer of the module that runs now is the ``number`` of ``units``; False if it has no such.
+
+        Args:
+            attribute: what the integer is called.
+            number: the value that the operator at hand was given.
+            units: one atom for each thing counted, shape (number,).
+        """
+        del attribute, number, units
+        return True
+
+    def paired(self, atoms: IntArray | None) -> None:
+        """Record that ``atoms`` are summed over in a product of two activations, as queries with keys."""
+
+    def carrying_axis(self, block: IntArray, varying: list[int]) -> int:
+        """Choose which of the ``varying`` axes of a split dimension carries its channels; the others are tied.
+
+        The longest, and of equally long ones the last, so that the choice depends on nothing but the shape.
+        """
+        return max(varying, key=lambda axis: (block.shape[axis], axis))
 
     # The dispatch --------------------------------------------------------------------------------------------
 
@@ -143,15 +176,23 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Run one operator and let its labels flow."""
         del types
         call: Call = (args, kwargs or {})
-        if self._inside_attention:
+        if self._attention.running:
             return func(*call[0], **call[1])
+        with torch._C.DisableTorchFunction():  # what rules ask of tensors is no business of function modes
+            return self._dispatched(func, call)
+
+    def _dispatched(self, func: Any, call: Call) -> Any:
         name, rule = rule_for(func)
+        if name == "scaled_dot_product_attention":
+            return self.attend(*call[0], **call[1])
         if rule is None and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
             # Under inference_mode composite operators arrive whole; the rules know their parts.
             with self:
                 result = func.decompose(*call[0], **call[1])
             if result is not NotImplemented:
                 return result
+        if rule is None and name in MOVES:
+            rule = like_first if restrides_in_place(func, call[0]) else functools.partial(moved, func)
         inputs = list(tensors_in(call))
         if not any(labels_of(tensor) is not None for tensor in inputs):
             return func(*call[0], **call[1])
@@ -207,9 +248,11 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         Its default scale 1/√d reads a size, and which kernels it decomposes to depends on the device; neither can
         be seen operator by operator.
         """
+        if self._attention.running:
+            return _ATTENTION(*args, **kwargs)
         call: Call = (args, kwargs)
         name, rule = "scaled_dot_product_attention", scaled_dot_product_attention
-        self._inside_attention = True
+        self._attention.running = True
         try:
             return self.see(
                 _ATTENTION,
@@ -217,10 +260,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 rule,
                 list(tensors_in(call)),
                 call,
-                run=lambda changed: _ATTENTION(*changed[0], **changed[1]),
+                run=lambda changed: _attended(*changed[0], **changed[1]),
             )
         finally:
-            self._inside_attention = False
+            self._attention.running = False
 
     # Entering and leaving ------------------------------------------------------------------------------------
 
@@ -231,7 +274,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 register_module_forward_pre_hook(self._enter_module),
                 register_module_forward_hook(self._leave_module, always_call=True),
             ]
+            # Torch's own functions find it here; a model may have imported it by name, which the mode sees.
             nn.functional.scaled_dot_product_attention = self.attend
+            self._attention.__enter__()  # type: ignore[no-untyped-call]
             # Fused attention layers hide their products; the ordinary path shows them.
             self._fast_path = torch.backends.mha.get_fastpath_enabled()
             torch.backends.mha.set_fastpath_enabled(False)
@@ -246,6 +291,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._depth -= 1
         if self._depth == 0:
+            self._attention.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
             nn.functional.scaled_dot_product_attention = _ATTENTION
             torch.backends.mha.set_fastpath_enabled(self._fast_path)
             for handle in self._handles:
@@ -255,16 +301,48 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def called(self, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
         """See a module when its forward starts."""
 
+    def returned(self, path: str, result: Any) -> None:
+        """See what a module's forward returned."""
+
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         path = self._module_names.get(id(module))
         self._stack.append(self._stack[-1] if path is None else path)
+        self._running.append(module)
+        entered(self, module)
         if path is not None:
             self.called(path, module, args)
 
     def _leave_module(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
-        del module, args, result
+        del args
+        path = self._module_names.get(id(module))
+        if path is not None:
+            self.returned(path, result)
         if len(self._stack) > 1:
             self._stack.pop()
+            self._running.pop()
+
+
+def _attended(*args: Any, **kwargs: Any) -> Tensor:
+    found = attention_on_shapes(*args, **kwargs)
+    return _ATTENTION(*args, **kwargs) if found is None else found
+
+
+class _Attention(TorchFunctionMode):
+    """Sees calls of the attention function however it was imported."""
+
+    def __init__(self, flow: Flow) -> None:
+        super().__init__()
+        self.running = False
+        self._flow = flow
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Hand attention to the flow, and run everything else as it is."""
+        del types
+        if func is _ATTENTION:
+            return self._flow.attend(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
 
 
 def _fits(tensor: Tensor, dims: DimensionLabels) -> bool:

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.costs import Costs, Forms, Terms
-from secateur.graph.labels import Atoms, IntArray
+from secateur.graph.labels import Atoms, DimensionLabels, IntArray
+from secateur.graph.operations import Operations
 from secateur.graph.rules.convolution import NOT_A_CHANNEL
 from secateur.graph.slots import StoredTensor
 from secateur.graph.units import Group, ParameterDim, SizeAttribute, TensorSpec
@@ -25,6 +26,42 @@ class Storage:
     dims: list[IntArray]
     born: int
     dies: int = -1
+
+
+Shaped = tuple[tuple[int, ...], DimensionLabels]
+"""The shape and the labels of a tensor."""
+
+ModuleOutput = tuple[str, list[Shaped]]
+"""One call of a module: its path, and the shape and labels of every tensor that it returned."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """A dimension of channels that was seen as several: as heads × channels of a head, or groups × their channels.
+
+    Attributes:
+        block: labels over all axes that it was split into.
+        varying: the axes along which the labels change.
+        axis: the one that carries the channels on; the others are tied.
+        module: path of the module whose forward did it.
+    """
+
+    block: IntArray
+    varying: tuple[int, ...]
+    axis: int
+    module: str
+
+    @property
+    def line(self) -> IntArray:
+        """The labels that are carried on."""
+        return np.moveaxis(self.block, self.axis, 0).reshape(self.block.shape[self.axis], -1)[:, 0]
+
+
+Place = tuple[bool, int, int]
+"""Where in a run a dimension is split: in evaluation mode or not, the number of the operator, and of the dimension."""
+
+Axes = dict[Place, int]
+"""Splits whose channels another axis than the longest should carry."""
 
 
 @dataclass
@@ -45,6 +82,16 @@ class Record:
     operators: int = 0
     unknown_ops: Counter[str] = field(default_factory=Counter)
     train_mode: bool = False
+    outputs: tuple[str, ...] = ()
+    calls: dict[bool, Any] = field(default_factory=dict)
+    module_outputs: dict[bool, list[ModuleOutput]] = field(default_factory=dict)
+    views: dict[bool, list[Shaped]] = field(default_factory=dict)
+    numbers: dict[bool, list[tuple[float, ...]]] = field(default_factory=dict)
+    axes: Axes = field(default_factory=dict)
+    splits: dict[Place, Split] = field(default_factory=dict)
+    paired: list[IntArray] = field(default_factory=list)
+    operations: Operations = field(default_factory=Operations)
+    output_shapes: list[tuple[int, ...]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not self.atoms_of:
@@ -79,6 +126,16 @@ class Record:
             operators=self.operators,
             unknown_ops=Counter(self.unknown_ops),
             train_mode=self.train_mode,
+            outputs=self.outputs,
+            calls=dict(self.calls),
+            module_outputs=dict(self.module_outputs),
+            views=dict(self.views),
+            numbers=dict(self.numbers),
+            axes=self.axes,
+            splits=dict(self.splits),
+            paired=list(self.paired),
+            operations=self.operations,
+            output_shapes=self.output_shapes,
         )
 
 
@@ -93,8 +150,8 @@ class _Units:
     approximate: list[str | None]  # per group
 
 
-def build(record: Record) -> ChannelGraph:
-    """Turn a record into a graph."""
+def build(record: Record) -> tuple[ChannelGraph, IntArray]:
+    """Turn a record into a graph, and say which unit each atom belongs to (-1 for none), shape (atoms,)."""
     dims = [(name, axis) for name, labels in record.atoms_of.items() for axis in range(len(labels))]
     roots = record.atoms.solve()
     forms = _FormTable()
@@ -135,7 +192,7 @@ def build(record: Record) -> ChannelGraph:
         SizeAttribute(module=path, attribute=attribute, units=units.of_atom[atoms])
         for (path, attribute), atoms in record.attributes.items()
     )
-    return ChannelGraph(
+    graph = ChannelGraph(
         model_class=record.model_class,
         tensors=specs,
         groups=groups,
@@ -146,7 +203,9 @@ def build(record: Record) -> ChannelGraph:
         unreached=tuple(record.unreached()),
         unknown_ops=dict(sorted(record.unknown_ops.items())),
         train_mode=record.train_mode,
+        outputs=record.outputs,
     )
+    return graph, units.of_atom
 
 
 class _FormTable:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import TraceError
+from secateur.randomness import generator_for
 
 ExampleInputs = Tensor | tuple[Any, ...] | list[Any] | Mapping[str, Any]
 
@@ -51,9 +52,27 @@ def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
     return pytree.tree_map_only(Tensor, function, value)
 
 
+def noise_like(tensor: Tensor, seed: int) -> Tensor:
+    """Return normal noise of the shape and type of ``tensor``, or itself where it holds no floating-point numbers."""
+    if not tensor.is_floating_point():
+        return tensor
+    drawn = torch.randn(tensor.shape, generator=generator_for(seed, "inputs", *tensor.shape), dtype=torch.float64)
+    return drawn.to(tensor.dtype).to(tensor.device)
+
+
 def batch_size_of(call: Any) -> int:
-    """Return the size of the first dimension of the first tensor with dimensions; 1 if there is none."""
+    """Return the size of the first dimension of the first tensor with dimensions; 1 if there is none.
+
+    A list of images (C, H, W) as the first argument, as detectors take it, has one sample per image.
+    """
+    positional = call[0] if isinstance(call, tuple) and call and isinstance(call[0], tuple) else ()
+    if positional and isinstance(positional[0], list) and all(_is_image(item) for item in positional[0]):
+        return max(1, len(positional[0]))
     return next((tensor.shape[0] for tensor in tensors_of(call) if tensor.dim()), 1)
+
+
+def _is_image(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 3 and value.shape[0] in (1, 3, 4)
 
 
 def run(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) -> Any:

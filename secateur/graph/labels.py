@@ -55,6 +55,9 @@ def attach(tensor: Tensor, labels: Labels) -> None:
 class Bookkeeper(Protocol):
     """What the operator rules tell: the tracer collects it, the masker checks it."""
 
+    def carries(self, atoms: IntArray) -> bool:
+        """Return whether ``atoms`` tell anything that a change of shape must keep in its place."""
+
     def unify(self, first: IntArray, second: IntArray) -> None:
         """Say that the channels of two equally long arrays go together, index by index."""
 
@@ -86,6 +89,11 @@ class Atoms:
         first = self.count
         self.count += count
         return np.arange(first, self.count, dtype=np.int64)
+
+    def carries(self, atoms: IntArray) -> bool:
+        """See :class:`Bookkeeper`."""
+        del atoms
+        return True
 
     def unify(self, first: IntArray, second: IntArray) -> None:
         """See :class:`Bookkeeper`."""

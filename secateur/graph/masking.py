@@ -1,7 +1,8 @@
 """``masked``: the original model, run with removed channels zeroed where operators contract them."""
 
 import contextlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import VerificationError
-from secateur.graph.flow import Call, Flow
+from secateur.graph.blocks import Drop
+from secateur.graph.copying import forget_kept
+from secateur.graph.flow import Call, Flow, tensors_in
 from secateur.graph.labels import IntArray, Labels, attach, labels_of
+from secateur.graph.operations import SUMS
 from secateur.graph.plan import Plan
+from secateur.graph.rules import Rule
 from secateur.graph.rules.contractions import CONTRACTIONS
 from secateur.graph.slots import StoredTensor, alike, module_names, preserved, refuse_wrappers, stored_tensors, swapped
 from secateur.graph.surgery import check_fits
+
+_ASIDE = "_secateur_aside"
 
 
 @contextlib.contextmanager
@@ -23,7 +30,8 @@ def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
 
     Removed indices of activations are zeroed at the inputs of convolutions and matrix products, where a zero counts
     for nothing. No parameter is edited: zeroing weights would be wrong for products of activations and behind
-    functions with f(0) ≠ 0. The run has no gradients, and buffers (batch statistics) are copies.
+    functions with f(0) ≠ 0. The branch of a dropped block is replaced by zeros where it meets its shortcut. The run
+    has no gradients, and buffers (batch statistics) are copies.
 
     Args:
         model: the model that the plan was made for.
@@ -39,7 +47,7 @@ def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     refuse_wrappers(model)
     stored = stored_tensors(model)
     check_fits(stored, type(model).__qualname__, plan)
-    masker = Masker(module_names(model))
+    masker = Masker(module_names(model), plan.drops)
 
     def marked(entry: StoredTensor) -> Tensor:
         data = entry.tensor.detach()
@@ -48,6 +56,8 @@ def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
         for cut in plan.cuts_of.get(entry.name, ()):
             dims[cut.dim][cut.removed] = 1
         attach(tensor, Labels(tuple(dims), from_weights=True, parameter=entry.name))
+        if entry.name in plan.dropped_tensors:
+            set_aside(tensor)
         return tensor
 
     with (
@@ -57,14 +67,54 @@ def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
         swapped(stored, marked),
         masker,
     ):
+        forget_kept(model)
         yield model
 
 
 class Masker(Flow):  # type: ignore[no-untyped-call]
-    """Lets marks of removed channels flow by the same rules as atoms, and zeroes them at contractions."""
+    """Lets marks of removed channels flow by the same rules as atoms, and zeroes them at contractions.
 
-    def __init__(self, names: dict[int, str]) -> None:
+    What is computed from parameters of a dropped block is set aside: it has no marks of its own, is checked against
+    none, and ends in zeros where the block's branch is added.
+    """
+
+    def __init__(self, names: dict[int, str], drops: Iterable[Drop] = ()) -> None:
         super().__init__(_Marks(), names)
+        self._branches = {(drop.sum.module, drop.sum.number): drop.sum.operand for drop in drops}
+        self._sums: Counter[str] = Counter()
+
+    def see(
+        self, func: Any, name: str, rule: Rule | None, inputs: list[Tensor], call: Call, run: Callable[[Call], Any]
+    ) -> Any:
+        """See :class:`Flow`; put zeros in the place of a dropped branch, and run aside what is computed in it."""
+        if not self._branches:
+            return super().see(func, name, rule, inputs, call, run)
+        if name in SUMS:
+            operand = self._branches.get((self.module_path, self._sums[self.module_path]))
+            self._sums[self.module_path] += 1
+            if operand is not None:
+                call = self._without_branch(func, call, operand)
+                inputs = list(tensors_in(call))
+        if not any(_is_aside(tensor) for tensor in inputs):
+            return super().see(func, name, rule, inputs, call, run)
+        result = run(call)
+        for tensor in tensors_in(((result,), {})):
+            attach(tensor, Labels((None,) * tensor.dim(), from_weights=False))
+            set_aside(tensor)
+        return result
+
+    def _without_branch(self, func: Any, call: Call, operand: int) -> Call:
+        args = list(call[0])
+        branch, shortcut = args[operand], args[1 - operand]
+        if not (isinstance(branch, Tensor) and isinstance(shortcut, Tensor) and branch.shape == shortcut.shape):
+            raise VerificationError("the plan drops a block whose branch is not added to a tensor of its own shape")
+        if operand == 0 and func._schema.name.endswith("_"):
+            branch.zero_()  # the sum is written into it, so it must stay this tensor
+            set_aside(branch, aside=False)
+        else:
+            args[operand] = branch = torch.zeros_like(branch)
+        attach(branch, Labels(self.dims(shortcut), from_weights=False))
+        return tuple(args), call[1]
 
     def before(self, name: str, call: Call) -> Call:
         """Zero removed channels where this operator contracts them."""
@@ -87,6 +137,15 @@ class Masker(Flow):  # type: ignore[no-untyped-call]
         return tuple(args), kwargs
 
 
+def set_aside(tensor: Tensor, *, aside: bool = True) -> None:
+    """Mark what is computed in a dropped branch."""
+    setattr(tensor, _ASIDE, aside)
+
+
+def _is_aside(tensor: Tensor) -> bool:
+    return getattr(tensor, _ASIDE, False)
+
+
 def _argument(call: Call, place: int | str) -> Tensor:
     argument: Tensor = call[1][place] if isinstance(place, str) else call[0][place]
     return argument
@@ -104,6 +163,10 @@ def _zeroed(tensor: Tensor, axis: int, marks: IntArray) -> Tensor:
 
 class _Marks:
     """The bookkeeper of a masked run: labels are 0/1 marks, and every claim of a rule is checked against them."""
+
+    def carries(self, atoms: IntArray) -> bool:
+        """Along which dimension unmarked channels lie can no longer be told after a view, and does not matter."""
+        return bool(atoms.any())
 
     def unify(self, first: IntArray, second: IntArray) -> None:
         """Channels that go together must be marked together."""

@@ -11,14 +11,15 @@ from secateur.errors import SurgeryError
 from secateur.graph import inputs
 from secateur.graph.plan import Plan
 from secateur.graph.slots import stored_tensors
-from secateur.graph.surgery import cut_tensor
+from secateur.graph.surgery import DROPPED, cut_tensor
 
 
 def apply_to_optimizer(optimizer: Optimizer, *, before: nn.Module, after: nn.Module, plan: Plan) -> None:
     """Point ``optimizer`` at the parameters of the cut model and cut its state along.
 
-    State of a parameter's shape (momentum, Adam's moments) is sliced, scalars (step counts) are kept. Everything is
-    checked before anything changes.
+    State of a parameter's shape (momentum, Adam's moments) is sliced, scalars (step counts) are kept. Parameters of
+    dropped blocks leave their parameter groups with their state; a group left empty stays, because schedulers count
+    groups. Everything is checked before anything changes.
 
     Args:
         optimizer: the optimiser of ``before``.
@@ -37,8 +38,12 @@ def apply_to_optimizer(optimizer: Optimizer, *, before: nn.Module, after: nn.Mod
         if found != shape:
             raise SurgeryError(f"{name} of the cut model should have shape {shape} by the plan, but is {found}")
     changes: list[tuple[dict[str, Any], int, Tensor, Tensor, dict[str, Any]]] = []
+    dropped: dict[int, Tensor] = {}
     for group in optimizer.param_groups:
         for place, parameter in enumerate(group["params"]):
+            if names.get(id(parameter), getattr(parameter, DROPPED, None)) in plan.dropped_tensors:
+                dropped[id(parameter)] = parameter
+                continue
             if id(parameter) not in names:
                 raise SurgeryError(
                     f"the optimiser holds a parameter of shape {tuple(parameter.shape)} that the model lacks; "
@@ -55,6 +60,10 @@ def apply_to_optimizer(optimizer: Optimizer, *, before: nn.Module, after: nn.Mod
             del optimizer.state[parameter]
             optimizer.state[replacement] = state
         group["params"][place] = replacement
+    for parameter in dropped.values():
+        optimizer.state.pop(parameter, None)
+    for group in optimizer.param_groups:
+        group["params"][:] = [parameter for parameter in group["params"] if id(parameter) not in dropped]
 
 
 def _cut_state(name: str, key: str, value: Any, plan: Plan) -> Any:

@@ -11,8 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.errors import PlanError
+from secateur.graph.blocks import Drop, outermost
 
 FORMAT = "secateur-plan-1"
+FORMAT_WITH_DROPS = "secateur-plan-2"
+"""Of plans that drop blocks: a reader of the first format would keep these, so it is to refuse them."""
 
 
 def fingerprint_of(model_class: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
@@ -57,6 +60,9 @@ class Plan:
         attributes: (module, attribute, new value) of integers that no tensor tells.
         regrouped: weights whose convolution loses whole groups.
         train_mode: whether training mode has parameters of its own, which the proof then covers too.
+        outputs: modules whose outputs the proof compares in place of the model's own; empty for the model's own.
+        drops: blocks that go whole, sorted by name. What else the plan says leaves their tensors out.
+        gone: groups that go with these blocks, sorted.
     """
 
     fingerprint: str
@@ -68,6 +74,9 @@ class Plan:
     attributes: tuple[tuple[str, str, int], ...]
     regrouped: frozenset[str]
     train_mode: bool = False
+    outputs: tuple[str, ...] = ()
+    drops: tuple[Drop, ...] = ()
+    gone: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         """Compare what is cut, and from which model."""
@@ -79,18 +88,29 @@ class Plan:
 
     def __str__(self) -> str:
         """Return one line per group that loses units."""
-        if not self.kept:
+        if self.is_empty:
             return "Plan: nothing is cut"
-        lines = [f"  {name}: {len(units)} of {self.sizes[name]} units stay" for name, units in self.kept.items()]
+        lines = [f"  {name}: dropped whole" for name in self.dropped_blocks]
+        lines += [f"  {name}: {len(units)} of {self.sizes[name]} units stay" for name, units in self.kept.items()]
         return "\n".join(["Plan:", *lines])
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is cut."""
-        return not self.kept
+        return not self.kept and not self.drops
+
+    @property
+    def dropped_blocks(self) -> tuple[str, ...]:
+        """Names of the blocks that go whole, sorted."""
+        return tuple(drop.block for drop in self.drops)
+
+    @cached_property
+    def dropped_tensors(self) -> frozenset[str]:
+        """Names of the parameters and buffers that go with dropped blocks."""
+        return frozenset(name for name in self.shapes if any(drop.covers(name) for drop in self.drops))
 
     def removed(self) -> dict[str, dict[int, list[int]]]:
-        """Return parameter → dimension → sorted removed indices."""
+        """Return parameter → dimension → sorted removed indices, of what is not dropped whole."""
         found: dict[str, dict[int, list[int]]] = {}
         for cut in self.cuts:
             found.setdefault(cut.parameter, {})[cut.dim] = cut.removed.tolist()
@@ -114,7 +134,7 @@ class Plan:
         after = {name: list(shape) for name, shape in self.shapes.items()}
         for cut in self.cuts:
             after[cut.parameter][cut.dim] -= cut.removed.size
-        return {name: tuple(shape) for name, shape in after.items()}
+        return {name: tuple(shape) for name, shape in after.items() if name not in self.dropped_tensors}
 
     @cached_property
     def fingerprint_after(self) -> str:
@@ -148,16 +168,30 @@ class Plan:
         attributes = {(m, a): value for m, a, value in self.attributes}
         attributes.update({(m, a): value for m, a, value in second.attributes})
         sizes = {**second.sizes, **self.sizes}
+        drops = outermost((*self.drops, *second.drops))
+        gone = {*self.gone, *second.gone}
+
+        def stands(path: str) -> bool:
+            return not any(drop.covers(path) for drop in drops)
+
         return Plan(
             fingerprint=self.fingerprint,
             model_class=self.model_class,
             shapes=self.shapes,
-            kept=kept_after(self, second),
-            sizes=sizes,
-            cuts=tuple(sorted(cuts.values(), key=lambda cut: (order[cut.parameter], cut.dim))),
-            attributes=tuple((m, a, value) for (m, a), value in attributes.items()),
-            regrouped=self.regrouped | second.regrouped,
+            kept={name: units for name, units in kept_after(self, second).items() if name not in gone},
+            sizes={name: size for name, size in sizes.items() if name not in gone},
+            cuts=tuple(
+                sorted(
+                    (cut for cut in cuts.values() if stands(cut.parameter)),
+                    key=lambda cut: (order[cut.parameter], cut.dim),
+                )
+            ),
+            attributes=tuple((m, a, value) for (m, a), value in attributes.items() if stands(m)),
+            regrouped=frozenset(filter(stands, self.regrouped | second.regrouped)),
             train_mode=self.train_mode or second.train_mode,
+            outputs=self.outputs or second.outputs,
+            drops=drops,
+            gone=tuple(sorted(gone)),
         )
 
     # Files ---------------------------------------------------------------------------------------------------
@@ -165,7 +199,7 @@ class Plan:
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dictionaries; :meth:`from_json` reads them back."""
         return {
-            "format": FORMAT,
+            "format": FORMAT_WITH_DROPS if self.drops else FORMAT,
             "fingerprint": self.fingerprint,
             "model_class": self.model_class,
             "shapes": {name: list(shape) for name, shape in self.shapes.items()},
@@ -177,6 +211,8 @@ class Plan:
             "attributes": sorted(list(entry) for entry in self.attributes),
             "regrouped": sorted(self.regrouped),
             "train_mode": self.train_mode,
+            **({"outputs": list(self.outputs)} if self.outputs else {}),
+            **({"drops": [d.to_json() for d in self.drops], "gone": list(self.gone)} if self.drops else {}),
         }
 
     @classmethod
@@ -186,9 +222,12 @@ class Plan:
         Raises:
             PlanError: not a plan, of another format, or inconsistent in itself.
         """
-        if not isinstance(data, dict) or data.get("format") != FORMAT:
+        if not isinstance(data, dict) or data.get("format") not in (FORMAT, FORMAT_WITH_DROPS):
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise PlanError(f"expected a plan of format {FORMAT!r}, got {found!r}; write one with `secateur plan`")
+            raise PlanError(
+                f"expected a plan of format {FORMAT!r} or {FORMAT_WITH_DROPS!r}, got {found!r}; write one with "
+                "`secateur plan`"
+            )
         try:
             shapes = {name: tuple(int(n) for n in shape) for name, shape in data["shapes"].items()}
             cuts = [
@@ -208,11 +247,15 @@ class Plan:
                 attributes=tuple((str(m), str(a), int(v)) for m, a, v in data["attributes"]),
                 regrouped=frozenset(data["regrouped"]),
                 train_mode=bool(data["train_mode"]),
+                outputs=_names(data.get("outputs", [])),
+                drops=_drops_from(data),
+                gone=_names(data.get("gone", [])),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise PlanError(f"the plan is malformed: {type(error).__name__}: {error}") from error
         if fingerprint_of(plan.model_class, plan.shapes) != plan.fingerprint:
             raise PlanError("the plan's fingerprint does not match the shapes it lists; it was edited or damaged")
+        _check_drops(plan)
         return plan
 
     @cached_property
@@ -220,6 +263,35 @@ class Plan:
         """Hash of the content, the same on every machine."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def _drops_from(data: dict[str, Any]) -> tuple[Drop, ...]:
+    drops = tuple(Drop.from_json(drop) for drop in data.get("drops", ()))
+    if bool(drops) != (data["format"] == FORMAT_WITH_DROPS):
+        raise PlanError(f"the plan is of format {data['format']!r}, but drops {len(drops)} blocks; it was edited")
+    if drops != outermost(drops):
+        raise PlanError("the plan drops blocks unsorted, twice, or inside one another; it was edited")
+    return drops
+
+
+def _check_drops(plan: Plan) -> None:
+    for drop in plan.drops:
+        bare = next((path for path, _ in drop.replaced if not any(n.startswith(f"{path}.") for n in plan.shapes)), None)
+        if bare is not None:
+            raise PlanError(f"the plan drops the block {drop.block!r} by its module {bare!r}, which has no parameters")
+    if plan.drops and len(plan.dropped_tensors) == len(plan.shapes):
+        raise PlanError("the plan drops every tensor of the model; it was edited")
+    cut = next((cut.parameter for cut in plan.cuts if cut.parameter in plan.dropped_tensors), None)
+    if cut is not None:
+        raise PlanError(f"the plan cuts {cut}, which goes with a dropped block; it was edited")
+    if list(plan.gone) != sorted(set(plan.gone) - set(plan.kept)) or (plan.gone and not plan.drops):
+        raise PlanError(f"the plan lists {plan.gone} as groups that go with dropped blocks; it was edited")
+
+
+def _names(names: list[str]) -> tuple[str, ...]:
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError(f"outputs is {names!r} instead of a list of module names")
+    return tuple(names)
 
 
 def _cut_from(name: str, dim: str, indices: list[int], shape: tuple[int, ...]) -> DimensionCut:

@@ -22,6 +22,7 @@ class OutputProof:
         effect: max|original − masked|: what the cut changes at all.
         scale: max|original|.
         verdict: ``exact``, ``cannot tell`` (the cut has no visible effect here) or ``different``.
+        module: which module returned it, where outputs of modules are compared; empty for the model itself.
     """
 
     weights: str
@@ -31,6 +32,7 @@ class OutputProof:
     effect: float
     scale: float
     verdict: str
+    module: str = ""
 
     @property
     def ratio(self) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import TraceError
+from secateur.graph.wrappers import refuse_wrappers as refuse_wrappers
 
 
 @dataclass(frozen=True)
@@ -170,24 +171,3 @@ def alike(tensor: Tensor, data: Tensor) -> Tensor:
         trainable = tensor.requires_grad and data.is_floating_point() and not data.is_inference()
         return nn.Parameter(data, requires_grad=trainable)
     return data
-
-
-def refuse_wrappers(model: nn.Module) -> None:
-    """Refuse wrappers whose inner model has to be given instead.
-
-    Raises:
-        TraceError: ``model`` or a module in it is a data-parallel wrapper, or compiled or scripted code.
-    """
-    for path, module in model.named_modules():
-        place = f" (module {path!r})" if path else ""
-        if isinstance(module, nn.DataParallel | nn.parallel.DistributedDataParallel):
-            raise TraceError(
-                f"{type(module).__name__} wraps the model{place}; pass its .module, and wrap the cut model again"
-            )
-        if "_orig_mod" in module._modules or module._compiled_call_impl is not None:
-            raise TraceError(
-                f"torch.compile wraps the model{place}; pass what it was made from (._orig_mod), "
-                "and compile the cut model again"
-            )
-        if isinstance(module, torch.jit.ScriptModule):
-            raise TraceError(f"a ScriptModule has fixed shapes{place}; pass the nn.Module that it was made from")

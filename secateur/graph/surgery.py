@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _WrappedHook
 
 from secateur.errors import PlanError, SurgeryError
-from secateur.graph.copying import copy_model
+from secateur.graph.copying import copy_model, forget_kept
+from secateur.graph.dropping import replace_modules, replacements
 from secateur.graph.plan import DimensionCut, Plan, fingerprint_of
 from secateur.graph.slots import StoredTensor, refuse_wrappers, stored_tensors
+from secateur.graph.written_sizes import write_size
 
 _HOOK_TABLES = (
     "_forward_hooks",
@@ -25,6 +27,9 @@ _HOOK_TABLES = (
 )
 
 
+DROPPED = "_secateur_dropped"
+"""Attribute of a parameter that ``apply_`` has taken out of its model: the name that it had."""
+
 _BLOCK_BYTES = 2**20
 
 _NUMPY_DTYPES = (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8)
@@ -36,7 +41,9 @@ def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
     memo: dict[int, Any] = {
         id(entry.tensor): _as_stored(entry.tensor, cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())))
         for name, entry in stored.items()
+        if name not in plan.dropped_tensors
     }
+    memo.update(replacements(model, plan.drops))
     own = {id(module) for module in model.modules()}
     for _, _, hook in _hooks(model):
         # By reference, except what is bound to the model's own modules, which belongs to the copy.
@@ -50,15 +57,17 @@ def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
         ) from error
     for path, changes in integer_attributes(model, plan, stored).items():
         for attribute, value in changes.items():
-            setattr(small.get_submodule(path), attribute, value)
+            write_size(small.get_submodule(path), attribute, value)
+    forget_kept(small)
     return small
 
 
 def apply_(model: nn.Module, plan: Plan) -> nn.Module:
     """Cut ``model`` in place, keeping the identity of modules and parameters (for DDP, EMA, Lightning).
 
-    Gradients are cut along. Nothing is proved here: verify the plan on a copy with :func:`apply` first. Optimisers
-    are cut with :func:`apply_to_optimizer`, given ``model`` as ``before`` and as ``after``.
+    Gradients are cut along. Modules of dropped blocks are replaced, and the others stay. Nothing is proved here: verify
+    the plan on a copy with :func:`apply` first. Optimisers are cut with :func:`apply_to_optimizer`, given ``model`` as
+    ``before`` and as ``after``.
 
     Raises:
         PlanError: the plan was made for another model.
@@ -70,6 +79,7 @@ def apply_(model: nn.Module, plan: Plan) -> nn.Module:
     if frozen is not None:
         raise SurgeryError(f"{frozen} was made under torch.inference_mode and cannot change; use apply, which copies")
     attributes = integer_attributes(model, plan, stored)
+    stand_ins = replacements(model, plan.drops)
     smaller = {name: cut_tensor(stored[name].tensor.detach(), cuts) for name, cuts in plan.cuts_of.items()}
     gradients = {
         name: cut_tensor(gradient, plan.cuts_of[name])
@@ -86,7 +96,12 @@ def apply_(model: nn.Module, plan: Plan) -> nn.Module:
         tensor.grad = gradients.get(name)
     for path, changes in attributes.items():
         for attribute, value in changes.items():
-            setattr(model.get_submodule(path), attribute, value)
+            write_size(model.get_submodule(path), attribute, value)
+    replace_modules(model, stand_ins)
+    for name in plan.dropped_tensors:
+        # For apply_to_optimizer, which finds the parameter in the optimiser alone.
+        setattr(stored[name].tensor, DROPPED, name)
+    forget_kept(model)
     return model
 
 

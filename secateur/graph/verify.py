@@ -1,6 +1,7 @@
 """``verify``: the proof that a cut model computes what the masked original computes."""
 
 import contextlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,17 +10,18 @@ from torch import Tensor, nn
 
 from secateur.errors import SecateurError, TraceError
 from secateur.graph import inputs
-from secateur.graph.copying import copy_model
+from secateur.graph.comparison import distance, effect_of, size, verdict
+from secateur.graph.copying import copy_model, forget_kept
 from secateur.graph.flow import Call
 from secateur.graph.inputs import ExampleInputs
 from secateur.graph.masking import masked_call
+from secateur.graph.outputs import chosen_outputs, outputs_of
 from secateur.graph.plan import Plan
-from secateur.graph.proof import EXACT, VISIBLE, OutputProof, Proof
+from secateur.graph.proof import EXACT, OutputProof, Proof
 from secateur.graph.proof_runs import LastModule, Widened, without_chance
 from secateur.graph.redraw import redraw
 from secateur.graph.slots import mode_of, refuse_wrappers, stored_tensors
 from secateur.graph.surgery import check_fits, cut_tensor
-from secateur.randomness import generator_for
 
 
 def verify(
@@ -29,6 +31,7 @@ def verify(
     example_inputs: ExampleInputs,
     *,
     own_weights: bool = True,
+    outputs: Sequence[str] | None = None,
     seed: int = 0,
 ) -> Proof:
     """Compare ``small`` with ``model`` masked by ``plan``, in float64, on copies.
@@ -43,6 +46,8 @@ def verify(
         plan: what was cut.
         example_inputs: what ``model`` takes; at least two samples are best for a model with batch norm on 1 × 1 maps.
         own_weights: False for a cut model that was trained since: then only its structure is proved.
+        outputs: paths of modules whose outputs are compared in place of the model's own, as in
+            :func:`secateur.trace`; None takes those that the plan's graph was traced with.
         seed: of the redrawn weights and inputs.
 
     Returns:
@@ -50,13 +55,14 @@ def verify(
 
     Raises:
         PlanError: the plan was made for another model.
-        TraceError: the original does not run on ``example_inputs``.
+        TraceError: the original does not run on ``example_inputs``, or has no module of a name in ``outputs``.
     """
     refuse_wrappers(model)
     call = inputs.as_call(example_inputs)
     if plan.is_empty:
         return Proof(outputs=(), problem="the plan cuts nothing, so there is nothing to prove")
     check_fits(stored_tensors(model), type(model).__qualname__, plan)
+    names = chosen_outputs(model, plan.outputs if outputs is None else outputs)
     problem = _shape_problem(small, plan)
     if problem is None and own_weights:
         problem = _value_problem(model, small, plan)
@@ -65,7 +71,7 @@ def verify(
     with torch.inference_mode(mode=False):
         for precision in (_Precision(torch.float64), _Precision(torch.float64, widened=True), _Precision(None)):
             try:
-                return _prove(model, small, plan, call, precision, own_weights=own_weights, seed=seed)
+                return _prove(model, small, plan, call, names, precision, own_weights=own_weights, seed=seed)
             except _OriginalFailedError as error:
                 failed = error
     raise TraceError(f"{type(model).__name__} does not run on the example inputs: {failed.reason}") from failed
@@ -100,6 +106,7 @@ def _prove(
     small: nn.Module,
     plan: Plan,
     call: Call,
+    names: tuple[str, ...],
     precision: _Precision,
     *,
     own_weights: bool,
@@ -113,17 +120,24 @@ def _prove(
     try:
         if own_weights:
             for mode in modes:
-                outputs += _compare(wide, narrow, plan, given, weights="model", mode=mode, precision=precision)
+                outputs += _compare(wide, narrow, plan, given, names, weights="model", mode=mode, precision=precision)
         redraw(wide, seed)
         _copy_sliced(wide, narrow, plan)
-        noise = inputs.map_tensors(lambda tensor: _noise(tensor, seed), given)
+        noise = inputs.map_tensors(lambda tensor: inputs.noise_like(tensor, seed), given)
         for mode in modes:
-            outputs += _compare(wide, narrow, plan, noise, weights="redrawn", mode=mode, precision=precision)
+            outputs += _compare(wide, narrow, plan, noise, names, weights="redrawn", mode=mode, precision=precision)
     except SecateurError as error:
         return Proof(outputs=tuple(outputs), problem=str(error))
     except _CutFailedError as failed:
         return Proof(outputs=tuple(outputs), problem=failed.sentence)
-    own = _own_precision_error(model, small, plan, call) if own_weights else None
+    silent = next((name for name in names if all(output.module != name for output in outputs)), None)
+    if silent is not None:
+        return Proof(
+            outputs=tuple(outputs),
+            problem=f"nothing is proved of module {silent!r}, which returned only empty tensors; give example inputs "
+            "on which it returns something",
+        )
+    own = _own_precision_error(model, small, plan, call, names) if own_weights else None
     return Proof(outputs=tuple(outputs), float32_error=own, precision=precision.name(model))
 
 
@@ -134,10 +148,21 @@ class _CutFailedError(Exception):
 
 
 def _compare(
-    wide: nn.Module, narrow: nn.Module, plan: Plan, call: Call, *, weights: str, mode: str, precision: _Precision
+    wide: nn.Module,
+    narrow: nn.Module,
+    plan: Plan,
+    call: Call,
+    names: tuple[str, ...],
+    *,
+    weights: str,
+    mode: str,
+    precision: _Precision,
 ) -> list[OutputProof]:
     training = mode == "train"
     given = _at_least_two(call) if training else call
+    forget_kept(wide)
+    forget_kept(narrow)
+    scales: list[float] | None = [] if weights == "redrawn" else None
     with (
         mode_of(wide, training=training),
         mode_of(narrow, training=training),
@@ -145,58 +170,43 @@ def _compare(
         Widened() if precision.widened else contextlib.nullcontext(),  # type: ignore[no-untyped-call]
     ):
         try:
-            original = inputs.tensors_of(inputs.run(wide, _fresh(given)))
+            original = outputs_of(wide, names, lambda: inputs.run(wide, _fresh(given)), scales)
         except Exception as error:
             raise _OriginalFailedError(_first_line(error)) from error
         if not original:
             raise _OriginalFailedError("it returns no tensor")
-        masked = inputs.tensors_of(masked_call(wide, plan, _fresh(given)))
+        masked = outputs_of(wide, names, lambda: masked_call(wide, plan, _fresh(given)), scales)
         place = LastModule(narrow)
         try:
             with place:
-                cut = inputs.tensors_of(inputs.run(narrow, _fresh(given)))
+                cut = outputs_of(narrow, names, lambda: inputs.run(narrow, _fresh(given)), scales)
         except Exception as error:
             raise _CutFailedError(
                 f"the cut model does not run: {_first_line(error)}{place}; a shape is written in the model's code: "
                 "lock the groups that it reads"
             ) from error
-    if [tensor.shape for tensor in masked] != [tensor.shape for tensor in cut]:
-        shapes = [tuple(tensor.shape) for tensor in masked], [tuple(tensor.shape) for tensor in cut]
+    shapes = [[tuple(output.tensor.shape) for output in found] for found in (masked, cut)]
+    if shapes[0] != shapes[1]:
         raise _CutFailedError(f"the cut model's outputs have shapes {shapes[1]} instead of {shapes[0]}")
     proofs = []
-    for number, (before, zeroed, after) in enumerate(zip(original, masked, cut, strict=True)):
-        if before.numel() == 0 or not (before.is_floating_point() or before.is_complex()):
+    for number, (first, second, third) in enumerate(zip(original, masked, cut, strict=False)):
+        before, zeroed, after = first.tensor, second.tensor, third.tensor
+        if not before.numel() or not after.numel() or not (before.is_floating_point() or before.is_complex()):
             continue
-        wrong, effect, scale = _distance(zeroed, after), _distance(before, zeroed), _size(before)
-        verdict = _verdict(wrong, effect, scale, precision.doubt)
+        wrong, effect, scale = distance(zeroed, after), effect_of(before, zeroed), size(before)
         proofs.append(
             OutputProof(
-                weights=weights, mode=mode, output=number, error=wrong, effect=effect, scale=scale, verdict=verdict
+                weights=weights,
+                mode=mode,
+                output=number,
+                error=wrong,
+                effect=effect,
+                scale=scale,
+                verdict=verdict(wrong, effect, scale, precision.doubt),
+                module=first.module,
             )
         )
     return proofs
-
-
-def _verdict(error: float, effect: float, scale: float, doubt: float) -> str:
-    if not (error == error and effect == effect):  # NaN
-        return "different"
-    if effect > VISIBLE * scale and effect > 0:
-        if error <= EXACT * effect:
-            return "exact"
-        return "cannot tell" if error <= doubt * effect else "different"
-    # Nothing visible is cut here; then nothing visible may differ either.
-    return "cannot tell" if error <= VISIBLE * max(scale, effect) else "different"
-
-
-def _distance(first: Tensor, second: Tensor) -> float:
-    # Infinities that agree are no difference; any that do not make the result infinite or NaN.
-    difference = torch.where(first == second, torch.zeros_like(first), first - second)
-    return float(difference.abs().max())
-
-
-def _size(tensor: Tensor) -> float:
-    finite = tensor[torch.isfinite(tensor)]
-    return float(finite.abs().max()) if finite.numel() else 0.0
 
 
 def _copied(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
@@ -217,14 +227,9 @@ def _copy_sliced(wide: nn.Module, narrow: nn.Module, plan: Plan) -> None:
     targets = stored_tensors(narrow)
     with torch.no_grad():
         for name, entry in stored_tensors(wide).items():
+            if name in plan.dropped_tensors:
+                continue
             targets[name].tensor.copy_(cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())))
-
-
-def _noise(tensor: Tensor, seed: int) -> Tensor:
-    if not tensor.is_floating_point():
-        return tensor
-    drawn = torch.randn(tensor.shape, generator=generator_for(seed, "inputs", *tensor.shape), dtype=torch.float64)
-    return drawn.to(tensor.dtype).to(tensor.device)
 
 
 def _shape_problem(small: nn.Module, plan: Plan) -> str | None:
@@ -234,13 +239,16 @@ def _shape_problem(small: nn.Module, plan: Plan) -> str | None:
             return f"the cut model lacks {name}"
         if found[name] != shape:
             return f"{name} should have shape {shape} after the plan, but has {found[name]}"
-    return None
+    left = sorted(plan.dropped_tensors & set(found))
+    return f"the cut model still has {left[0]}, which goes with a dropped block" if left else None
 
 
 def _value_problem(model: nn.Module, small: nn.Module, plan: Plan) -> str | None:
     """Redrawn weights prove the structure, this the values: behind a tiny scale no output would show them."""
     found = stored_tensors(small)
     for name, entry in stored_tensors(model).items():
+        if name in plan.dropped_tensors:
+            continue
         expected = cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ()))
         value = found[name].tensor.detach()
         if not torch.equal(torch.nan_to_num(expected.to(value.dtype)), torch.nan_to_num(value)):
@@ -251,17 +259,19 @@ def _value_problem(model: nn.Module, small: nn.Module, plan: Plan) -> str | None
     return None
 
 
-def _own_precision_error(model: nn.Module, small: nn.Module, plan: Plan, call: Call) -> float | None:
+def _own_precision_error(
+    model: nn.Module, small: nn.Module, plan: Plan, call: Call, names: tuple[str, ...]
+) -> float | None:
     try:
         with mode_of(model, training=False), mode_of(small, training=False):
-            masked = inputs.tensors_of(masked_call(model, plan, _fresh(call)))
-            cut = inputs.tensors_of(inputs.run(small, _fresh(call)))
+            masked = outputs_of(model, names, lambda: masked_call(model, plan, _fresh(call)))
+            cut = outputs_of(small, names, lambda: inputs.run(small, _fresh(call)))
     except Exception:  # a model in a precision in which this machine cannot run it
         return None
     errors = [
-        _distance(first, second) / max(_size(first), 1e-30)
+        distance(first.tensor, second.tensor) / max(size(first.tensor), 1e-30)
         for first, second in zip(masked, cut, strict=True)
-        if first.is_floating_point() and first.numel()
+        if first.tensor.is_floating_point() and first.tensor.numel() and first.tensor.shape == second.tensor.shape
     ]
     return max(errors, default=None)
 

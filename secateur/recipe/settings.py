@@ -40,6 +40,7 @@ class ModelChoice:
     weights_fingerprint: str | None = None  # of that file's bytes, so that another file is not mistaken for it
     code_fingerprint: str | None = None  # of the user's file that builds it, where ``spec`` is file.py:function
     num_classes: int | None = None  # None: as many as the data has
+    fold_weight_standardisation: bool = False  # hold standardised weights as plain ones, which can be cut
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""

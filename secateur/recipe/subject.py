@@ -13,7 +13,7 @@ from secateur.data import DATA_SETS, DataSource, TrainShare, load_data
 from secateur.errors import ArtifactError, DataError, TraceError, UsageError
 from secateur.export import Builder, Preprocessing, preprocessing_of
 from secateur.export import inspect as inspect_file
-from secateur.graph import ChannelGraph, trace
+from secateur.graph import ChannelGraph, fold_weight_standardisation, trace
 from secateur.models import NETWORKS, build_model, default_normalization, input_shape, load_weights
 from secateur.randomness import derive_seed, generator_for
 from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
@@ -144,7 +144,8 @@ def build_subject(
 
     Raises:
         UsageError: an unknown model, or nobody says which inputs it takes.
-        ModelError: it cannot be built, or the weights do not fit.
+        ModelError: it cannot be built, the weights do not fit, or there is nothing to fold.
+        TraceError: it is to be folded and does not run.
     """
     classes, channels = choice.num_classes, None
     if data is not None and not names_user_code(choice.spec):
@@ -159,10 +160,13 @@ def build_subject(
         load_weights(model, str(choice.weights))
     model = model.to(device)
     model.eval()
+    example_inputs = _inputs(choice.spec, data, shape, seed).to(device)
+    if choice.fold_weight_standardisation:
+        model = fold_weight_standardisation(model, example_inputs)
     arguments = {"num_classes": classes, "in_channels": channels}
     return Subject(
         model=model,
-        example_inputs=_inputs(choice.spec, data, shape, seed).to(device),
+        example_inputs=example_inputs,
         builder=Builder(
             name=f"secateur:{choice.spec}" if choice.spec in NETWORKS else choice.spec,
             arguments={name: value for name, value in arguments.items() if value is not None},

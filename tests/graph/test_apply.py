@@ -189,7 +189,7 @@ def test_a_failed_proof_returns_nothing(model: nn.Module) -> None:
             return self.head(x.view(2, 8, -1)[:, :, :16].flatten(1))
 
     fixed = Fixed().eval()
-    plan = trace(fixed, images()).plan({"stem": [0, 1, 2, 3]})
+    plan = trace(fixed, images(), trial=False).plan({"stem": [0, 1, 2, 3]})
     with pytest.raises(VerificationError, match="the cut is refused: the cut model does not run"):
         apply(fixed, plan, verify_with=images())
 
@@ -277,3 +277,36 @@ def test_an_empty_plan_copies(model: nn.Module, graph: ChannelGraph) -> None:
     same = apply(model, graph.plan({}), verify_with=images())
     assert_same_state(same, model.state_dict())
     assert same is not model
+
+
+class KeepsBiases(nn.Module):
+    """Adds a table of biases that it gathers once and keeps, as attention with relative positions does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+        self.biases = nn.Parameter(torch.randn(6, 4))
+        self.kept: dict[str, Tensor] = {}
+
+    def train(self, mode: bool = True) -> "KeepsBiases":
+        super().train(mode)
+        if mode:
+            self.kept = {}
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = self.biases.sum(1) if self.training else self.kept.setdefault("bias", self.biases.sum(1))
+        return self.leave(self.enter(x) + bias.view(-1, 1, 1)).mean((2, 3))
+
+
+@pytest.mark.parametrize("used", [False, True])
+def test_tensors_that_a_forward_has_kept_are_forgotten(used: bool) -> None:
+    model = KeepsBiases().eval()
+    if used:
+        model(images())  # with gradients: what is kept cannot even be copied by torch
+    graph = trace(model, images())
+    assert {member.parameter for member in graph.group("enter").members} >= {"biases", "leave.weight"}
+    small = apply(model, random_plan(graph), verify_with=images())
+    assert not small.training
+    assert ("bias" in model.kept) == used
+    small(images())

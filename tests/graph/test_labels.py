@@ -76,6 +76,9 @@ class Books:
         self.ties: list[tuple[int, int]] = []
         self.locks: list[int] = []
 
+    def carries(self, atoms: IntArray) -> bool:
+        return True
+
     def unify(self, first: IntArray, second: IntArray) -> None:
         self.ties.extend(zip(first.tolist(), second.tolist(), strict=True))
 
@@ -87,6 +90,9 @@ class FakeFlow:
     def lock(self, atoms: IntArray | None, reason: str) -> None:
         if atoms is not None:
             self.books.locks.extend(atoms.tolist())
+
+    def carrying_axis(self, block: IntArray, varying: list[int]) -> int:
+        return max(varying, key=lambda axis: (block.shape[axis], axis))
 
 
 def factorizations(rng: Any) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:

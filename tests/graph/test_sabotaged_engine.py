@@ -154,7 +154,7 @@ def test_a_sabotaged_engine_is_refused(name: str, monkeypatch: pytest.MonkeyPatc
     for operator, rule in changed.items():
         monkeypatch.setitem(rules.RULES, operator, rule)
     model = build().eval()
-    graph = trace(model, given)
+    graph = trace(model, given, trial=False)
     plan = random_plan(graph)
     assert plan.kept, "nothing was cut, so nothing was put to the test"
     proof = verify(model, apply(model, plan, verify_with=None), plan, given)
@@ -195,7 +195,7 @@ def test_grouped_convolutions_with_their_ties_sabotaged_away(
 
 def test_the_number_of_groups_left_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     model = w.Multiplier().eval()
-    graph = trace(model, images())
+    graph = trace(model, images(), trial=False)
     plan = random_plan(graph)
     kept = surgery.integer_attributes
     monkeypatch.setattr(

@@ -30,18 +30,12 @@ class Between(nn.Module):
 @pytest.mark.parametrize(
     ("function", "operator"),
     [
-        (lambda x: torch.fft.fft(x).real, "_fft_r2c"),
-        (lambda x: x.roll(1, 1), "roll"),
         (lambda x: x.renorm(2, 1, 1.0), "renorm"),
         (lambda x: x.to(torch.complex64).view(torch.complex64).abs(), None),
         (lambda x: x.view(torch.int32).view(torch.float32) if x.numel() < 0 else x.view(torch.int32).float(), "view"),
-        (lambda x: x.clone().index_copy_(1, torch.tensor([0], device=x.device), x.new_zeros(2, 1, 8, 8)), "index_copy"),
-        (lambda x: x.clone().scatter_(1, torch.zeros(2, 1, 8, 8, dtype=torch.int64, device=x.device), 1.0), "scatter"),
-        (lambda x: x.clone().index_put_((torch.tensor([0], device=x.device),), x[1:]), "index_put"),
         (lambda x: torch.repeat_interleave(x, 1, dim=1), None),
-        (lambda x: x.as_strided(x.shape, x.stride()), "as_strided"),
         (lambda x: torch.add(x, x, out=torch.empty_like(x)), "add"),
-        (lambda x: x.cummax(1)[0], "cummax"),
+        (lambda x: x * x.masked_select(x > 0.2).sum(), "masked_select"),
     ],
 )
 def test_an_operator_without_a_rule_locks_and_is_counted(function: Any, operator: str | None) -> None:
@@ -62,7 +56,7 @@ def test_the_reason_names_the_module() -> None:
     class Outer(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.inner = Between(lambda x: x.cummax(1)[0])
+            self.inner = Between(lambda x: x.renorm(2, 1, 1.0))
 
         def forward(self, x: Tensor) -> Tensor:
             return self.inner(x)
@@ -89,7 +83,7 @@ def test_the_reason_names_the_module() -> None:
         (lambda x: x * torch.arange(1.0, 7.0, device=x.device).view(6, 1, 1), 6, "with a tensor that is not cut"),
         (lambda x: torch.zeros_like(x[:, :1]).expand(-1, 6, -1, -1) + x, 6, "sliced at fixed channels"),
         (lambda x: torch.zeros(x.shape, device=x.device).copy_(x), 6, "written in place with a tensor that is not cut"),
-        (lambda x: x.permute(0, 2, 3, 1).unfold(3, 6, 1).flatten(3).permute(0, 3, 1, 2), 6, "unfold has no rule"),
+        (lambda x: x.permute(0, 2, 3, 1).unfold(3, 6, 1).flatten(3).permute(0, 3, 1, 2), 6, "size is written in"),
         (lambda x: F.max_pool3d(x.unsqueeze(1), (2, 1, 1), stride=1)[:, 0], 5, "used as a dimension of space"),
     ],
 )
@@ -102,7 +96,6 @@ def test_channels_at_fixed_places_are_locked(function: Any, after: int, reason: 
 @pytest.mark.parametrize(
     ("layer", "reason"),
     [
-        (nn.GroupNorm(2, 6), "normalised across channels in 2 groups"),
         (nn.GroupNorm(1, 6, affine=False), "normalised across channels in 1 groups"),
         (nn.Softmax(1), "by a softmax"),
         (nn.Softmax2d(), "by a softmax"),
@@ -276,7 +269,7 @@ def test_shapes_changed_in_place_are_locked() -> None:
 
 
 def test_the_table_has_no_row_that_the_dispatcher_cannot_reach() -> None:
-    assert [name for name in RULES if not hasattr(torch.ops.aten, name)] == []
+    assert [name for name in RULES if "::" not in name and not hasattr(torch.ops.aten, name)] == []
     assert rule_for(torch.ops.aten.view.dtype)[1] is None
     assert rule_for(torch.ops.aten.where.default)[1] is None
     assert rule_for(torch.ops.aten.where.self)[1] is not None

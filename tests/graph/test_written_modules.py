@@ -133,10 +133,9 @@ def test_inference_mode_within_forward() -> None:
     assert prunable(graph) >= {"conv", "reduce"}
 
 
-def test_a_blur_kernel_in_a_buffer_locks_or_is_exact() -> None:
-    model = w.BlurPool().eval()
-    graph = trace(model, images())
-    assert "the number of groups is written in the code" in locked_reasons(graph)["a"]
+def test_a_blur_kernel_in_a_buffer_is_cut_along() -> None:
+    graph, _, _ = assert_exact(w.BlurPool(), images())
+    assert "a" in prunable(graph)
 
 
 def test_a_cut_model_is_cut_again() -> None:

@@ -10,14 +10,17 @@ from functools import cache
 from typing import Any
 
 from secateur.graph.rules import (
+    attention,
     convolution,
     elementwise,
+    gathering,
     joining,
     matmul,
     movement,
     normalization,
     pooling,
     reductions,
+    windows,
 )
 
 Rule = Callable[[Any, tuple[Any, ...], dict[str, Any], Any], None]
@@ -30,7 +33,11 @@ hardshrink threshold log_sigmoid_forward clamp clamp_min clamp_max maximum minim
 addcdiv nan_to_num isnan isinf isfinite eq ne lt le gt ge logical_and logical_or logical_not logical_xor bitwise_and
 bitwise_or bitwise_not bitwise_xor masked_fill clone detach alias lift_fresh _to_copy to contiguous positive real conj
 zeros_like ones_like empty_like full_like rand_like randn_like bernoulli bernoulli_ native_dropout dropout fill zero
-normal uniform rrelu_with_noise _conj fake_quantize_per_tensor_affine
+normal uniform rrelu_with_noise _conj fake_quantize_per_tensor_affine heaviside xlogy hypot copysign logaddexp
+logaddexp2 i0 lgamma digamma polygamma sinc asinh acosh atanh deg2rad rad2deg nextafter signbit isposinf isneginf
+complex polar angle gcd lcm bitwise_left_shift bitwise_right_shift igamma igammac exponential geometric cauchy
+log_normal random special_entr special_ndtri special_log_ndtr special_i0e special_i1 special_i1e special_erfcx
+special_xlog1py special_zeta
 """
 
 _SAME_AS_FIRST = "native_dropout log_sigmoid_forward"
@@ -53,6 +60,10 @@ RULES: dict[str, Rule] = {
     "baddbmm": matmul.added_matrix_product,
     "addmv": matmul.added_matrix_product,
     "dot": matmul.dot,
+    "vdot": matmul.dot,
+    "_euclidean_dist": matmul.distance,
+    "_cdist_forward": matmul.distance,
+    "scaled_dot_product_attention": attention.scaled_dot_product_attention,
     # normalisation
     **dict.fromkeys(
         [
@@ -68,6 +79,7 @@ RULES: dict[str, Rule] = {
     ),
     "native_layer_norm": normalization.layer_norm,
     "native_group_norm": normalization.group_norm,
+    "_weight_norm_interface": normalization.weight_norm,
     "_softmax": normalization.softmax,
     "_log_softmax": normalization.softmax,
     "glu": normalization.glu,
@@ -87,6 +99,13 @@ RULES: dict[str, Rule] = {
     ),
     "pixel_shuffle": movement.pixel_shuffle,
     "pixel_unshuffle": movement.pixel_unshuffle,
+    "channel_shuffle": windows.channel_shuffle,
+    "native_channel_shuffle": windows.channel_shuffle,
+    "im2col": windows.im2col,
+    "col2im": windows.col2im,
+    **dict.fromkeys(["_fft_r2c", "_fft_c2r", "_fft_c2c"], windows.fourier),
+    "view_as_real": windows.as_real,
+    "view_as_complex": windows.as_complex,
     # joining and taking apart
     "cat": joining.cat,
     "stack": joining.stack,
@@ -97,6 +116,11 @@ RULES: dict[str, Rule] = {
     "index_select": joining.index_select,
     "index": joining.index,
     "embedding": joining.embedding,
+    "gather": gathering.gather,
+    **dict.fromkeys(["scatter", "scatter_add", "scatter_reduce"], gathering.scatter),
+    "index_put": gathering.index_put,
+    **dict.fromkeys(["index_add", "index_copy", "index_fill"], gathering.index_write),
+    "bucketize": gathering.bucketize,
     # pooling and resizing
     **dict.fromkeys(
         [
@@ -142,8 +166,12 @@ RULES: dict[str, Rule] = {
         ],
         pooling.over_volume,
     ),
+    **dict.fromkeys(["max_unpool2d", "max_unpool3d"], windows.unpool),
+    **dict.fromkeys(["grid_sampler_2d", "grid_sampler_3d"], windows.grid_sample),
+    **dict.fromkeys(["torchvision::roi_align", "torchvision::roi_pool"], windows.roi_align),
     # reductions
     "sum": reductions.total,
+    "nansum": reductions.total,
     **dict.fromkeys(
         [
             "mean",
@@ -162,12 +190,17 @@ RULES: dict[str, Rule] = {
             "argmin",
             "logsumexp",
             "median",
+            "nanmedian",
+            "mode",
+            "aminmax",
+            "count_nonzero",
         ],
         reductions.statistic,
     ),
     "linalg_vector_norm": reductions.norm,
     "norm": reductions.norm,
-    **dict.fromkeys(["sort", "cumsum", "cumprod", "argsort"], reductions.along),
+    "kthvalue": reductions.kth_value,
+    **dict.fromkeys(["sort", "cumsum", "cumprod", "argsort", "cummax", "cummin", "logcumsumexp"], reductions.along),
     "topk": reductions.topk,
 }
 
@@ -185,8 +218,8 @@ _RESHAPE_IN_PLACE = {"t_", "transpose_", "squeeze_", "unsqueeze_"}
 def rule_for(func: Any) -> tuple[str, Rule | None]:
     """Return the name of an ATen operator, in-place underscore removed, and its rule (None if it has none)."""
     name = func._schema.name.removeprefix("aten::")
-    if not func._schema.name.startswith("aten::"):
-        return name, None
+    if "::" in name:
+        return name, RULES.get(name)
     plain = name if name in RULES else name.removesuffix("_")
     written = any(argument.is_out for argument in func._schema.arguments)
     if written or name in _RESHAPE_IN_PLACE or (plain, func._overloadname) in _UNLIKE:

@@ -3,6 +3,8 @@
 import math
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 if TYPE_CHECKING:
     from secateur.graph.flow import Flow
 
@@ -32,7 +34,11 @@ def scaled_dot_product_attention(flow: "Flow", args: tuple[Any, ...], kwargs: di
     for position in range(len(q) - 2):
         merged = q[position]
         for side, tensor in ((k, key), (v, value)):
-            if tensor.shape[position] != query.shape[position]:
+            heads, shared, here = query.shape[position], tensor.shape[position], side[position]
+            if heads != shared and settings.get("enable_gqa") and position == len(q) - 3 and here is not None:
+                # Query head i reads key head i // (heads / shared): whole blocks of query heads go with it.
+                merged = flow.unify(merged, np.repeat(here, heads // shared), "attended")
+            elif heads != shared:
                 flow.lock(side[position], "shared by several query heads")
                 flow.lock(merged, "shares key heads")
             else:

@@ -39,6 +39,11 @@ def _attention(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Place]:
     return [(0 if args else "query", -1), (1 if len(args) > 1 else "key", -1)]
 
 
+def _both_last(args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Place]:
+    del args, kwargs
+    return [(0, -1), (1, -1)]
+
+
 CONTRACTIONS: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], list[Place]]] = {
     "convolution": _convolution,
     "convolution_overrideable": _convolution,
@@ -49,6 +54,10 @@ CONTRACTIONS: dict[str, Callable[[tuple[Any, ...], dict[str, Any]], list[Place]]
     "baddbmm": _product(1),
     "addmv": _product(1),
     "dot": _dot,
+    "vdot": _dot,
     "sum": _sum,
+    "nansum": _sum,
+    "_euclidean_dist": _both_last,
+    "_cdist_forward": _both_last,
     "scaled_dot_product_attention": _attention,
 }

@@ -44,7 +44,8 @@ def convolution(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], res
     positions_count = math.prod((data if transposed else result).shape[channel + 1 :])
     kernel_size = math.prod(weight.shape[2:])
     samples = list(zip(data.shape[:channel], batch, strict=True))
-    factors = [(positions_count * kernel_size, None), *samples, (weight.shape[0], first), (weight.shape[1], second)]
+    rows = out if first is None else first  # one kernel for all channels runs once for each
+    factors = [(positions_count * kernel_size, None), *samples, (weight.shape[0], rows), (weight.shape[1], second)]
     flow.spend("convolution", factors)
 
 
@@ -62,6 +63,8 @@ def _forward(
         flow.role(weight, 0, "produces")
         flow.role(weight, 1, "consumes")
         return first
+    if first is None and groups == weight.shape[0] == per_group_in * groups and weight.stride(0) == 0:
+        return incoming  # one kernel, expanded over all channels
     if incoming is None or first is None:
         flow.lock(incoming, "read by a grouped convolution whose weight is not a parameter")
         flow.lock(first, "grouped convolution of a tensor that is not cut")
@@ -103,8 +106,7 @@ def _transposed(
         return None
     if per_group_out == 1 or groups > per_group_in + per_group_out:
         _lock_inner(flow, second, per_group_out)
-        if not flow.regroup(weight, groups):
-            flow.lock(first, "the number of groups is written in the code")
+        flow.regroup(weight, groups)
         blocks = first.reshape(groups, per_group_in)
         flow.books.unify(np.repeat(blocks[:, 0], per_group_in), blocks.ravel())
         return np.repeat(blocks[:, 0], per_group_out)
@@ -114,9 +116,7 @@ def _transposed(
 
 
 def _tie_whole_groups(flow: "Flow", weight: Tensor, incoming: IntArray, out: IntArray, groups: int) -> None:
-    if not flow.regroup(weight, groups):
-        flow.lock(out, "the number of groups is written in the code")
-        flow.lock(incoming, "the number of groups is written in the code")
+    flow.regroup(weight, groups)
     leaders = out.reshape(groups, -1)[:, 0]
     for atoms in (incoming, out):
         if atoms.size > groups:

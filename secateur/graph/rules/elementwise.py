@@ -17,20 +17,21 @@ def elementwise(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], res
     rank = out.dim()
     if any(operand.dim() > rank for operand in operands):
         raise ValueError("an element-wise operator that drops dimensions")
-    sides = [(operand.shape, flow.dims(operand)) for operand in operands]
+    sides = [(operand.shape, flow.dims(operand), operand.stride()) for operand in operands]
     dims = []
     for position in range(rank):
         size = out.shape[position]
         merged, bare = None, False
-        for shape, labels in sides:
+        for shape, labels, strides in sides:
             index = position - rank + len(shape)
             if index < 0:
                 continue
-            here = labels[index]
+            here, expanded = labels[index], strides[index] == 0
             if shape[index] != size:
                 flow.lock(here, "broadcast against more channels")
             elif here is None:
-                bare = bare or size > 1
+                # What was expanded is the same for every channel, so it follows any number of them.
+                bare = bare or (size > 1 and not expanded)
             elif merged is None:
                 merged = here
             else:

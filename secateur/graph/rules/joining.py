@@ -3,9 +3,9 @@
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from secateur.graph.labels import IntArray
+from secateur.graph.rules.gathering import indexed
 
 if TYPE_CHECKING:
     from secateur.graph.flow import Flow
@@ -134,27 +134,10 @@ def index_select(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], re
 
 
 def index(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    """``x[i, j, …]`` with tensors: indexed dimensions are locked, the others keep their labels if in place.
-
-    A mask of booleans takes as many dimensions as it has itself.
-    """
+    """``x[i, j, …]`` with tensors: indexed dimensions are locked, the others keep their labels if in place."""
     del kwargs
-    dims, used, axis = flow.dims(args[0]), list[int](), 0
-    for place in args[1]:
-        if place is None:
-            axis += 1
-            continue
-        for atoms in flow.dims(place):
-            flow.lock(atoms, "used as an index")
-        width = place.dim() if place.dtype in (torch.bool, torch.uint8) else 1
-        used.extend(range(axis, axis + width))
-        axis += width
-    for taken in used:
-        flow.lock(dims[taken], "gathered at fixed channels")
-    rest = [atoms for position, atoms in enumerate(dims) if position not in used]
+    front, _, rest = indexed(flow, flow.dims(args[0]), args[1])
     new = result.dim() - len(rest)
-    adjacent = used == list(range(used[0], used[0] + len(used))) if used else True
-    front = used[0] if used and adjacent else 0
     flow.give(result, (*rest[:front], *(None,) * new, *rest[front:]))
 
 

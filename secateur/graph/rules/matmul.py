@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from secateur.graph.labels import labels_of
+
 if TYPE_CHECKING:
     from secateur.graph.flow import Flow
 
@@ -38,6 +40,18 @@ def dot(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any
     flow.spend("dot", [(args[0].shape[0], flow.dims(args[0])[0])])
 
 
+def distance(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """``_cdist_forward(a (…, P, M), b (…, R, M), p, …)`` → (…, P, R): channels absent from both add nothing."""
+    del kwargs
+    left, right = flow.dims(args[0]), flow.dims(args[1])
+    contracted = flow.unify(left[-1], right[-1], "compared")
+    lead = [flow.unify(first, second, "compared") for first, second in zip(left[:-2], right[:-2], strict=True)]
+    flow.give(result, (*lead, left[-2], right[-2]))
+    shape = (*args[0].shape[:-1], args[1].shape[-2])
+    labels = (*lead, left[-2], right[-2])
+    flow.spend("distance", [*zip(shape, labels, strict=True), (args[0].shape[-1], contracted)])
+
+
 def _product(flow: "Flow", left: Tensor, right: Tensor, result: Tensor) -> None:
     left_dims, right_dims = flow.dims(left), flow.dims(right)
     vector = right.dim() == 1
@@ -45,6 +59,8 @@ def _product(flow: "Flow", left: Tensor, right: Tensor, result: Tensor) -> None:
     columns = right_dims[-1:] if not vector else ()
     rows = left_dims[-2]
     flow.contract(left_dims[-1], contracted, "multiplied")
+    if not any(known is not None and known.from_weights for known in (labels_of(left), labels_of(right))):
+        flow.paired(contracted)
     batch = []
     for first, second in zip(left_dims[:-2], right_dims[: max(right.dim() - 2, 0)], strict=True):
         batch.append(flow.unify(first, second, "multiplied"))

@@ -66,6 +66,8 @@ def _reshape_block(
         return
     real = [k for k in labelled if old[k][0] > 1]
     if len(real) > 1:
+        real = [k for k in real if (labels := old[k][1]) is not None and flow.books.carries(labels)] or real[:1]
+    if len(real) > 1:
         for k in labelled:
             flow.lock(old[k][1], "two channel dimensions are merged into one")
         return
@@ -80,6 +82,10 @@ def _reshape_block(
     flat = atoms if inner == 1 else np.repeat(atoms, inner)
     flat = flat if outer == 1 else np.tile(flat, outer)
     targets = [(j, size) for j, size in new if size > 1] or new[:1]
+    if not flow.books.carries(flat):  # unmarked in a masked run: the values no longer tell which axis they lie along
+        for number, size in targets:
+            dims[number] = flow.books.locked(size, "reshaped")
+        return
     position, kept = _carrier(flow, flat.reshape([size for _, size in targets]))
     dims[targets[position][0]] = kept
 
@@ -88,14 +94,13 @@ def _carrier(flow: "Flow", block: IntArray) -> tuple[int, IntArray]:
     """Choose the axis of a split dimension that carries its channels, and return it with its labels.
 
     Along axes on which the labels do not change nothing needs to be done. If more than one axis is left (C channels
-    seen as g × C/g), the cut must stay rectangular: the longest axis carries, the others are tied together.
+    seen as g × C/g), the cut must stay rectangular: one axis carries, the others are tied together.
     """
     first = [block.take([0], axis=axis) for axis in range(block.ndim)]
     varying = [axis for axis in range(block.ndim) if not (block == first[axis]).all()]
     if not varying:
         return 0, np.ascontiguousarray(block.reshape(block.shape[0], -1)[:, 0])
-    # The last of equally long axes, so that the choice does not depend on anything but the shape.
-    axis = max(varying, key=lambda a: (block.shape[a], a))
+    axis = varying[0] if len(varying) == 1 else flow.carrying_axis(block, varying)
     line = np.moveaxis(block, axis, 0).reshape(block.shape[axis], -1)
     if len(varying) > 1:
         flow.books.unify(np.repeat(line[:, 0], line.shape[1]), line.ravel())

@@ -2,7 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
+import numpy as np
+from torch import Tensor, nn
+
+from secateur.graph.labels import IntArray
 
 if TYPE_CHECKING:
     from secateur.graph.flow import Flow
@@ -35,14 +38,45 @@ def layer_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], resu
 
 
 def group_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    """``native_group_norm(input, weight, bias, N, C, HxW, group, eps)``: statistics across each group of channels."""
+    """``native_group_norm(input, weight, bias, N, C, HxW, group, eps)``: statistics across each group of channels.
+
+    A group that goes whole takes its statistics along, so the cut is exact; a single group has to lose channels.
+    """
     del kwargs
     dims = list(flow.dims(args[0]))
     for vector in (tensor for tensor in args[1:3] if isinstance(tensor, Tensor)):
         dims[1] = flow.unify(dims[1], flow.dims(vector)[0], "normalised")
-    for atoms in dims[1:]:
-        flow.approximate(atoms, f"normalised across channels in {args[6]} groups")
+    groups = args[6]
+    for atoms in dims[1 if groups == 1 else 2 :]:
+        flow.approximate(atoms, f"normalised across channels in {groups} groups")
+    if groups > 1 and dims[1] is not None:
+        _whole_groups(flow, dims[1], groups)
     flow.give(result[0], tuple(dims))
+
+
+def _whole_groups(flow: "Flow", atoms: IntArray, groups: int) -> None:
+    blocks = atoms.reshape(groups, -1)
+    flow.books.unify(np.repeat(blocks[:, 0], blocks.shape[1]), blocks.ravel())
+    module = flow.module
+    owned = isinstance(module, nn.GroupNorm) and flow.counts("num_groups", groups, np.ascontiguousarray(blocks[:, 0]))
+    if not owned:
+        flow.lock(atoms, f"normalised in {groups} groups, a number that no GroupNorm module holds")
+    elif module is not None and module._parameters.get("weight") is None:
+        flow.counts("num_channels", atoms.size, atoms)
+
+
+def weight_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+    """``_weight_norm_interface(v, g, dim)``: each index of ``dim`` has its own length, taken across all others."""
+    axis = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].dim()
+    dims = list(flow.dims(args[0]))
+    lengths = flow.dims(args[1])
+    for position, atoms in enumerate(lengths):
+        if position != axis:
+            flow.lock(atoms, "broadcast against more channels")
+            flow.approximate(dims[position], "normalised across channels")
+    dims[axis] = flow.unify(dims[axis], lengths[axis], "normalised")
+    flow.give(result[0], tuple(dims))
+    flow.give(result[1], tuple(atoms if position == axis else None for position, atoms in enumerate(dims)))
 
 
 def softmax(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:

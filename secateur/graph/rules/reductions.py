@@ -44,6 +44,10 @@ norm = _reduction(2, exact=False)
 """``linalg_vector_norm(input, ord, dims, keepdim)``."""
 
 
+kth_value = _reduction(2, exact=False)
+"""``kthvalue(input, k, dim, keepdim)``."""
+
+
 def along(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
     """``sort(input, dim)``, ``cumsum(input, dim)`` …: free along space, locked along channels."""
     given = args[1] if len(args) > 1 else kwargs.get("dim", -1)

@@ -1,0 +1,193 @@
+"""Groups whose size a model's own code has written down: explained by integers that the code reads, or locked."""
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from torch import nn
+
+from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.trial import Misfit, Trials
+from secateur.graph.units import Group, SizeAttribute
+from secateur.graph.written_sizes import written_sizes
+
+# Modules have few sizes of their own; a search that needs more trials than this is not about sizes.
+_MOST_TRIALS = 48
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """An integer that counts the units of a group, or a multiple of them: where it stands below the group's home."""
+
+    module: str
+    attribute: str
+
+
+def fitted(trials: Trials, graph: ChannelGraph) -> ChannelGraph:
+    """Return ``graph`` with every group locked whose size is written in code and not explained by integers.
+
+    Groups are cut on trial all at once. If that fails, bisection finds the first group that breaks the forward; it is
+    explained or locked, groups of the same pattern (the same slices of parameters of modules of the same classes) with
+    it, and the rest is tried again.
+    """
+    waiting = [group for group in graph.groups if group.locked is None and group.size > 1]
+    sound: list[Group] = []
+    while waiting:
+        found = trials.misfit(graph, [*sound, *waiting])
+        if found is None:
+            return graph
+        place, misfit = _first_bad(trials, graph, sound, waiting, found)
+        sound, bad, waiting = [*sound, *waiting[:place]], waiting[place], waiting[place + 1 :]
+        alike = [group for group in waiting if _pattern(trials.model, group) == _pattern(trials.model, bad)]
+        readings = _explained(trials, graph, sound, bad, misfit)
+        if readings:
+            graph = _rebound(trials, graph, bad, readings)
+            sound.append(bad)
+            together = graph
+            for group in alike:
+                together = _rebound(trials, together, group, readings)
+            if alike and trials.misfit(together, [*sound, *alike]) is None:
+                graph, sound = together, [*sound, *alike]
+                waiting = _without(waiting, alike)
+            continue
+        locks = {bad.name: misfit.reason()}
+        # One more witness, and the pattern counts as understood.
+        if alike and trials.misfit(graph, [*sound, alike[-1]]) is not None:
+            locks |= {group.name: _moved(trials.model, misfit, bad, group).reason() for group in alike}
+            waiting = _without(waiting, alike)
+        graph = locked(graph, locks)
+    return graph
+
+
+def locked(graph: ChannelGraph, reasons: dict[str, str]) -> ChannelGraph:
+    """Return ``graph`` with the named groups locked."""
+    groups = tuple(replace(group, locked=reasons.get(group.name, group.locked), dims=()) for group in graph.groups)
+    return replace(graph, groups=groups)
+
+
+def _first_bad(
+    trials: Trials, graph: ChannelGraph, sound: list[Group], waiting: list[Group], misfit: Misfit
+) -> tuple[int, Misfit]:
+    """Return the place in ``waiting`` of the first group with which the run fails, and how it fails there."""
+    fits, fails = 0, len(waiting)  # so many of the first ones run, so many do not
+    while fails - fits > 1:
+        middle = (fits + fails) // 2
+        found = trials.misfit(graph, [*sound, *waiting[:middle]])
+        if found is None:
+            fits = middle
+        else:
+            fails, misfit = middle, found
+    return fails - 1, misfit
+
+
+def _explained(
+    trials: Trials, graph: ChannelGraph, sound: list[Group], group: Group, misfit: Misfit
+) -> tuple[_Reading, ...]:
+    """Return the integers whose change with ``group`` makes the run fit, as few as will do; empty if there are none."""
+    candidates = tuple(_readings(trials.model, group, misfit))
+
+    def fits(chosen: Sequence[_Reading]) -> bool:
+        return trials.misfit(_rebound(trials, graph, group, chosen), [*sound, group]) is None
+
+    for chosen in itertools.islice(_subsets(candidates), _MOST_TRIALS):
+        if fits(chosen):
+            needed = list(chosen)
+            for reading in chosen:
+                fewer = [other for other in needed if other is not reading]
+                if fewer and fits(fewer):
+                    needed = fewer
+            return tuple(needed)
+    return ()
+
+
+def _subsets(candidates: tuple[_Reading, ...]) -> Iterator[tuple[_Reading, ...]]:
+    """Yield all candidates, then ever smaller choices of them."""
+    for count in range(len(candidates), 0, -1):
+        yield from itertools.combinations(candidates, count)
+
+
+def _readings(model: nn.Module, group: Group, misfit: Misfit) -> Iterable[_Reading]:
+    """Yield the integers where the run failed, and around it up to the home of ``group``, that may count its units."""
+    home = _home(group)
+    if not _is_within(misfit.module, home):
+        return
+    for path in dict.fromkeys([misfit.module, *_above(misfit.module, home)]):
+        module = model.get_submodule(path)
+        # Counts of torch's own layers follow from their tensors; what a whole model keeps, its parts do not read.
+        if type(module).__module__.startswith("torch.nn.") or (not path and misfit.module):
+            continue
+        for attribute, value in written_sizes(module).items():
+            if _counts(value, group):
+                yield _Reading(path[len(home) :], attribute)
+
+
+def _counts(value: int | None, group: Group) -> bool:
+    """Whether an integer can be a number of slices that all units of a group take together."""
+    most = max((np.bincount(member.units[member.units >= 0]).max() for member in group.members), default=1)
+    return value is not None and value % group.size == 0 and value // group.size <= most
+
+
+def _rebound(trials: Trials, graph: ChannelGraph, group: Group, readings: Sequence[_Reading]) -> ChannelGraph:
+    """Return ``graph`` in which ``readings`` count the units of ``group``; those that its home lacks are left out."""
+    home = _home(group)
+    modules = dict(trials.model.named_modules())
+    more = []
+    for reading in readings:
+        module = modules.get(home + reading.module)
+        value = None if module is None else written_sizes(module).get(reading.attribute)
+        if value is None or not _counts(value, group):
+            continue
+        units = np.repeat(np.arange(group.offset, group.offset + group.size, dtype=np.int64), value // group.size)
+        more.append(SizeAttribute(home + reading.module, reading.attribute, units))
+    return replace(graph, attributes=(*graph.attributes, *more))
+
+
+def _pattern(model: nn.Module, group: Group) -> tuple[tuple[str, str, int, str], ...]:
+    """Return what groups of equal blocks have in common: classes of modules, names and dimensions of parameters."""
+    found = []
+    for member in group.members:
+        path, _, attribute = member.parameter.rpartition(".")
+        kind = type(model.get_submodule(path)).__qualname__
+        parent = type(model.get_submodule(path.rpartition(".")[0])).__qualname__
+        found.append((f"{parent}/{kind}", attribute, member.dim, member.role))
+    return tuple(sorted(found))
+
+
+def _home(group: Group) -> str:
+    """Return the path of the innermost module that holds all parameters of a group."""
+    paths = [member.parameter.split(".")[:-1] for member in group.members]
+    common: list[str] = []
+    for names in zip(*paths, strict=False):
+        if len(set(names)) > 1:
+            break
+        common.append(names[0])
+    home = ".".join(common)
+    if len({tuple(path) for path in paths}) == 1 and common:
+        return ".".join(common[:-1])  # of one layer alone the block around it
+    return home
+
+
+def _above(path: str, home: str) -> Iterator[str]:
+    """Yield the modules around ``path``, up to ``home``."""
+    while path != home and path:
+        path = path.rpartition(".")[0]
+        yield path
+
+
+def _is_within(path: str, home: str) -> bool:
+    return path == home or not home or path.startswith(f"{home}.")
+
+
+def _moved(model: nn.Module, misfit: Misfit, bad: Group, group: Group) -> Misfit:
+    """Return where ``group`` fails if it fails as ``bad`` did: the same place below its own home."""
+    home = _home(bad)
+    if not _is_within(misfit.module, home):
+        return misfit
+    path = _home(group) + misfit.module[len(home) :]
+    return replace(misfit, module=path) if any(name == path for name, _ in model.named_modules()) else misfit
+
+
+def _without(groups: list[Group], gone: list[Group]) -> list[Group]:
+    names = {group.name for group in gone}
+    return [group for group in groups if group.name not in names]

@@ -1,0 +1,247 @@
+"""Shapes written in code: before any plan is made, try which groups a model's own forward can follow.
+
+A trace tells what hangs together, not whether ``view(B, 64, -1)`` will run once 63 channels are left. So one unit of
+every group is cut on trial, on meta tensors, and every module must return what the labels foretell. A group that its
+model's code does not follow is locked, with the place; unless integers that the code reads explain the size
+(``graph/rebinding.py``), which then change with the cut.
+"""
+
+import contextlib
+import traceback
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+
+from secateur.graph import inputs
+from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.copying import forget_kept
+from secateur.graph.flow import OUTSIDE
+from secateur.graph.groups import ModuleOutput, Record, Shaped
+from secateur.graph.labels import DimensionLabels, IntArray
+from secateur.graph.plan import Plan
+from secateur.graph.shape_run import follow, meta_like, running_on_shapes
+from secateur.graph.slots import StoredTensor, alike, mode_of, module_names, preserved, randomness_preserved, swapped
+from secateur.graph.surgery import cut_tensor, integer_attributes
+from secateur.graph.units import Group
+from secateur.graph.written_sizes import read_size, write_size
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """Where a trial failed: the innermost module that was running, and the line of the model's own code."""
+
+    module: str
+    line: str
+    computed: bool = False
+
+    def reason(self) -> str:
+        """Return why a group is locked; without sizes, so that a cut model's trace says the same."""
+        place = f" of module {self.module!r}" if self.module else ""
+        what = "its size is computed with" if self.computed else "its size is written"
+        return f"{what} in the code{place}{f' ({self.line})' if self.line else ''}"
+
+
+class Trials:
+    """Cuts units of a model on trial, without touching it."""
+
+    def __init__(self, model: nn.Module, record: Record, unit_of_atom: IntArray, *, meta: bool) -> None:
+        self.model = model
+        self.count = 0
+        self._unit_of_atom = unit_of_atom
+        self._meta = meta
+        self._modes = (False, True) if record.train_mode else (False,)
+        self._record = record
+        self._names = module_names(model)
+
+    def misfit(self, graph: ChannelGraph, groups: Sequence[Group]) -> Misfit | None:
+        """Cut one unit of each of ``groups`` and run the model; None if it runs and every module's output fits."""
+        plan = graph.plan({group.name: range(1, group.size) for group in groups}, allow_approximate=True)
+        removed = np.zeros(int(graph.sizes.sum()) + 1, dtype=np.int64)
+        removed[[group.offset for group in groups]] = 1
+        marks = removed[self._unit_of_atom]  # the last entry stands for unit -1, which stays
+        self.count += 1
+        for training in self._modes:
+            found = self._run(plan, marks, training=training)
+            if found is not None:
+                return found
+        return None
+
+    def _run(self, plan: Plan, marks: IntArray, *, training: bool) -> Misfit | None:
+        watch = _Watch(self._names, self._record, marks, training=training, meta=self._meta)
+        with (
+            torch.inference_mode(mode=False),
+            torch.no_grad(),
+            preserved(self.model),
+            mode_of(self.model, training=training),
+            randomness_preserved(self._record.stored),
+            swapped(self._record.stored, lambda entry: self._cut(entry, plan)),
+            _sizes_set(self.model, plan, self._record.stored),
+            _no_fast_path(),
+            watch,
+            running_on_shapes(watch if self._meta else None),
+        ):
+            forget_kept(self.model)
+            args, kwargs = inputs.map_tensors(self._given, self._record.calls[training])
+            try:
+                self.model(*args, **kwargs)
+            except Exception as error:  # whatever a model's own code raises
+                return Misfit(watch.module, _line_of(error), computed=isinstance(error, _UnexpectedNumberError))
+        return watch.unfinished()
+
+    def _given(self, tensor: Tensor) -> Tensor:
+        return follow(meta_like(tensor) if self._meta else tensor.detach().clone())
+
+    def _cut(self, entry: StoredTensor, plan: Plan) -> Tensor:
+        if self._meta:
+            shape = plan.shapes_after[entry.name]
+            whole = entry.tensor.detach()
+            data = meta_like(whole) if shape == tuple(whole.shape) else whole.new_empty(shape, device="meta")
+        else:
+            data = cut_tensor(entry.tensor.detach(), plan.cuts_of.get(entry.name, ()))
+        return follow(alike(entry.tensor, data))
+
+
+class _UnexpectedShapeError(Exception):
+    """A trial run has another shape than the labels foretell."""
+
+
+class _UnexpectedNumberError(Exception):
+    """A trial run computes with another number than the trace."""
+
+
+class _Watch:
+    """Compares what a run shows with what the trace's labels foretell: views, numbers, what modules return."""
+
+    def __init__(self, names: dict[int, str], record: Record, marks: IntArray, *, training: bool, meta: bool) -> None:
+        self._expected: list[ModuleOutput] = record.module_outputs[training]
+        self._views: list[Shaped] = record.views[training]
+        self._numbers: list[tuple[float, ...]] = record.numbers[training]
+        self._meta = meta
+        self._names = names
+        self._marks = marks
+        self._next = 0
+        self._next_view = 0
+        self._next_numbers = 0
+        self._stack: list[str] = [""]
+        self._handles: list[Any] = []
+        self._lost: dict[int, int] = {}
+
+    def __enter__(self) -> "_Watch":
+        self._handles = [
+            register_module_forward_pre_hook(self._enter),
+            register_module_forward_hook(self._leave),
+        ]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handle in self._handles:
+            handle.remove()
+
+    @property
+    def module(self) -> str:
+        """Path of the innermost module that was entered and not left without an error."""
+        return self._stack[-1]
+
+    def unfinished(self) -> Misfit | None:
+        """Return a misfit if the run took another course than the trace and called fewer modules."""
+        return None if self._next == len(self._expected) else Misfit("", "")
+
+    def _enter(self, module: nn.Module, args: object) -> None:
+        del args
+        self._stack.append(self._names.get(id(module), self._stack[-1]))
+
+    def _leave(self, module: nn.Module, args: object, result: object) -> None:
+        del args
+        path = self._stack[-1]
+        if id(module) in self._names:
+            self._compare(path, result)
+        if len(self._stack) > 1:
+            self._stack.pop()
+
+    def viewed(self, tensor: Tensor) -> None:
+        """Compare the result of a view: a ``-1`` in it may take up what a written number leaves over."""
+        if self._next_view >= len(self._views) or tensor.shape != self._after(*self._views[self._next_view]):
+            raise _UnexpectedShapeError
+        self._next_view += 1
+
+    def computed(self, numbers: tuple[float, ...]) -> None:
+        """Compare the numbers that an operator computes with: a scale or a mean may be made from a size."""
+        if self._next_numbers >= len(self._numbers) or numbers != self._numbers[self._next_numbers]:
+            raise _UnexpectedNumberError
+        self._next_numbers += 1
+
+    def _compare(self, path: str, result: object) -> None:
+        if self._next >= len(self._expected) or self._expected[self._next][0] != path:
+            raise _UnexpectedShapeError
+        foretold = self._expected[self._next][1]
+        self._next += 1
+        found = inputs.tensors_of(result)
+        fits = len(found) == len(foretold) and all(
+            self._agrees(tensor, *shaped) for tensor, shaped in zip(found, foretold, strict=True)
+        )
+        if not fits:
+            raise _UnexpectedShapeError
+
+    def _agrees(self, tensor: Tensor, shape: tuple[int, ...], dims: DimensionLabels) -> bool:
+        """Compare a shape; in a run with values there may be another number of boxes, but not of channels."""
+        return tensor.dim() == len(shape) and all(
+            found == size or (atoms is None and not self._meta)
+            for found, size, atoms in zip(tensor.shape, self._after(shape, dims), dims, strict=True)
+        )
+
+    def _after(self, shape: tuple[int, ...], dims: DimensionLabels) -> tuple[int, ...]:
+        return tuple(
+            size if atoms is None else size - self._lost_from(atoms) for size, atoms in zip(shape, dims, strict=True)
+        )
+
+    def _lost_from(self, atoms: IntArray) -> int:
+        lost = self._lost.get(id(atoms))
+        if lost is None:
+            lost = self._lost[id(atoms)] = int(self._marks[atoms].sum())
+        return lost
+
+
+@contextlib.contextmanager
+def _sizes_set(model: nn.Module, plan: Plan, stored: dict[str, StoredTensor]) -> Iterator[None]:
+    changes = integer_attributes(model, plan, stored)
+    modules = {path: model.get_submodule(path) for path in changes}
+    before = {path: {name: read_size(modules[path], name) for name in sizes} for path, sizes in changes.items()}
+    try:
+        for path, sizes in changes.items():
+            for name, value in sizes.items():
+                write_size(modules[path], name, value)
+        yield
+    finally:
+        for path, sizes in before.items():
+            for name, value in sizes.items():
+                write_size(modules[path], name, value)
+
+
+@contextlib.contextmanager
+def _no_fast_path() -> Iterator[None]:
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def _line_of(error: BaseException) -> str:
+    """Return ``file.py:line`` of the innermost frame that is neither torch's nor ours."""
+    own = [(frame, number) for frame, number in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
+    if not own:
+        return ""
+    frame, number = own[-1]
+    return f"{Path(frame.f_code.co_filename).name}:{number}"
+
+
+def _is_own(frame: FrameType) -> bool:
+    return not frame.f_code.co_filename.startswith(OUTSIDE)
