@@ -23,8 +23,8 @@ def apply(
     Args:
         model: the model that the plan was made for.
         plan: what to remove.
-        verify_with: example inputs for the proof that the cut model computes what the masked original computes;
-            None skips the proof.
+        verify_with: example inputs for the proof that the cut model computes what the masked original computes, in
+            approximate groups with statistics over the channels that stay; None skips the proof.
         outputs: as in :func:`secateur.verify`; None takes those of the plan.
 
     Raises:

@@ -191,7 +191,8 @@ class ChannelGraph:
             kept: group name → numbers of the units to keep, each in [0, size). Groups that lie in a dropped block go
                 with it, whatever is said of them here.
             blocks: names of blocks to drop whole; those inside another one go with it.
-            allow_approximate: also cut groups where cutting is not the same as zeroing.
+            allow_approximate: also cut groups where cutting is not the same as zeroing, because a norm or a mean runs
+                across their channels; the plan lists them, and a proof reports the drift.
 
         Raises:
             PlanError: an unknown or locked group or block, a unit out of range, or a group left empty.
@@ -263,6 +264,7 @@ class ChannelGraph:
             outputs=self.outputs,
             drops=drops,
             gone=gone,
+            approximate=tuple(sorted(name for name in chosen if self.by_name[name].approximate is not None)),
         )
 
     def after(self, plan: Plan) -> "ChannelGraph":
@@ -308,13 +310,22 @@ class ChannelGraph:
 
     def compose(self, first: Plan, second: Plan) -> Plan:
         """Return ``first.then(second)`` as a plan of this graph, with units checked against it."""
-        return self.plan(kept_after(first, second), blocks=(*first.dropped_blocks, *second.dropped_blocks))
+        return self.plan(
+            kept_after(first, second),
+            blocks=(*first.dropped_blocks, *second.dropped_blocks),
+            allow_approximate=bool(first.approximate or second.approximate),
+        )
 
     # Reports -------------------------------------------------------------------------------------------------
 
-    def prunable_share_of_macs(self) -> float:
+    def least_sizes(self, *, allow_approximate: bool = False) -> UnitArray:
+        """Return the units of each group with one left wherever units may be cut, shape (groups,)."""
+        open_ = [group.cuttable(allow_approximate=allow_approximate) for group in self.groups]
+        return np.where(open_, np.minimum(self.sizes, 1), self.sizes)
+
+    def prunable_share_of_macs(self, *, allow_approximate: bool = False) -> float:
         """Return the largest share of multiply-adds that can be cut, with one unit left in every group."""
-        least = np.asarray([1 if group.prunable else group.size for group in self.groups], dtype=np.int64)
+        least = self.least_sizes(allow_approximate=allow_approximate)
         total = self.costs.macs(self.sizes)
         return 1.0 - self.costs.macs(least) / total if total else 0.0
 

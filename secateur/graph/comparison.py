@@ -37,6 +37,11 @@ def effect_of(before: Tensor, zeroed: Tensor) -> float:
     return distance(before, zeroed) if before.shape == zeroed.shape else size(zeroed)
 
 
+def drift_of(zeroed: Tensor, cut: Tensor) -> float:
+    """Return how far the cut output is from the zeroed one: all of it, where a detector looks at other boxes."""
+    return distance(zeroed, cut) if zeroed.shape == cut.shape else max(size(zeroed), size(cut))
+
+
 def size(tensor: Tensor) -> float:
     """Return the largest finite absolute value."""
     finite = tensor[torch.isfinite(tensor)]

@@ -12,7 +12,6 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import SecateurError
@@ -22,12 +21,11 @@ from secateur.graph.rules.attention import scaled_dot_product_attention
 from secateur.graph.rules.elementwise import like_first
 from secateur.graph.rules.execution import MOVES, moved, restrides_in_place
 from secateur.graph.rules.modules import entered
-from secateur.graph.shape_run import attention_on_shapes
+from secateur.graph.shape_run import attention_on_shapes, numbers_in
+from secateur.graph.whole_attention import ATTENTION, WholeAttention
 
 # Frames of torch and of this package are never where a user's code writes a shape.
 OUTSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
-
-_ATTENTION = nn.functional.scaled_dot_product_attention
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -48,8 +46,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._running: list[nn.Module] = []
         self._handles: list[Any] = []
         self._depth = 0
-        self._attention = _Attention(self)
-        self._fast_path = True
+        self._attention = WholeAttention(self.attend)
         self.from_weights = False  # whether the operator at hand reads parameters and constants alone
 
     # What rules use ------------------------------------------------------------------------------------------
@@ -103,15 +100,20 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def where(self) -> str:
         """Return `` in module 'path' (file.py:line)`` for the call that runs now."""
         place = f" in module {self._stack[-1]!r}" if self._stack[-1] else ""
+        line = self.line()
+        return f"{place} ({line})" if line else place
+
+    def line(self) -> str:
+        """Return ``file.py:line`` of the model's own code that runs now, empty if there is none."""
         frame = sys._getframe(1)
         while frame is not None:
             filename = frame.f_code.co_filename
             if not filename.startswith(OUTSIDE):
-                return f"{place} ({Path(filename).name}:{frame.f_lineno})"
+                return f"{Path(filename).name}:{frame.f_lineno}"
             if frame.f_back is None:
                 break
             frame = frame.f_back
-        return place
+        return ""
 
     @property
     def module(self) -> nn.Module | None:
@@ -144,6 +146,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         del attribute, number, units
         return True
+
+    def computed(self, numbers: tuple[float, ...]) -> None:
+        """Record the numbers that the operator at hand computes with."""
 
     def paired(self, atoms: IntArray | None) -> None:
         """Record that ``atoms`` are summed over in a product of two activations, as queries with keys."""
@@ -184,7 +189,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _dispatched(self, func: Any, call: Call) -> Any:
         name, rule = rule_for(func)
         if name == "scaled_dot_product_attention":
-            return self.attend(*call[0], **call[1])
+            return self._attention.attend(*call[0], **call[1])
         if rule is None and torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), "CompositeImplicitAutograd"):
             # Under inference_mode composite operators arrive whole; the rules know their parts.
             with self:
@@ -242,28 +247,19 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if known is not None and any(tensor is other for other in results) and _fits(tensor, known.dims):
                 attach(tensor, Labels(known.dims, from_weights=False, storage=known.storage))
 
-    def attend(self, *args: Any, **kwargs: Any) -> Any:
-        """Run one scaled-dot-product attention as a single operator, whatever kernels it is made of.
-
-        Its default scale 1/√d reads a size, and which kernels it decomposes to depends on the device; neither can
-        be seen operator by operator.
-        """
-        if self._attention.running:
-            return _ATTENTION(*args, **kwargs)
+    def attend(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run one scaled-dot-product attention as a single operator."""
         call: Call = (args, kwargs)
         name, rule = "scaled_dot_product_attention", scaled_dot_product_attention
-        self._attention.running = True
-        try:
-            return self.see(
-                _ATTENTION,
-                name,
-                rule,
-                list(tensors_in(call)),
-                call,
-                run=lambda changed: _attended(*changed[0], **changed[1]),
-            )
-        finally:
-            self._attention.running = False
+        self.computed(numbers_in(name, args, kwargs))
+        return self.see(
+            ATTENTION,
+            name,
+            rule,
+            list(tensors_in(call)),
+            call,
+            run=lambda changed: _attended(*changed[0], **changed[1]),
+        )
 
     # Entering and leaving ------------------------------------------------------------------------------------
 
@@ -274,12 +270,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 register_module_forward_pre_hook(self._enter_module),
                 register_module_forward_hook(self._leave_module, always_call=True),
             ]
-            # Torch's own functions find it here; a model may have imported it by name, which the mode sees.
-            nn.functional.scaled_dot_product_attention = self.attend
-            self._attention.__enter__()  # type: ignore[no-untyped-call]
-            # Fused attention layers hide their products; the ordinary path shows them.
-            self._fast_path = torch.backends.mha.get_fastpath_enabled()
-            torch.backends.mha.set_fastpath_enabled(False)
+            self._attention.__enter__()
         self._depth += 1
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
@@ -291,9 +282,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         self._depth -= 1
         if self._depth == 0:
-            self._attention.__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
-            nn.functional.scaled_dot_product_attention = _ATTENTION
-            torch.backends.mha.set_fastpath_enabled(self._fast_path)
+            self._attention.__exit__(kind, error, trace)
             for handle in self._handles:
                 handle.remove()
             self._handles = []
@@ -324,25 +313,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 def _attended(*args: Any, **kwargs: Any) -> Tensor:
     found = attention_on_shapes(*args, **kwargs)
-    return _ATTENTION(*args, **kwargs) if found is None else found
-
-
-class _Attention(TorchFunctionMode):
-    """Sees calls of the attention function however it was imported."""
-
-    def __init__(self, flow: Flow) -> None:
-        super().__init__()
-        self.running = False
-        self._flow = flow
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Hand attention to the flow, and run everything else as it is."""
-        del types
-        if func is _ATTENTION:
-            return self._flow.attend(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+    return ATTENTION(*args, **kwargs) if found is None else found
 
 
 def _fits(tensor: Tensor, dims: DimensionLabels) -> bool:

@@ -111,6 +111,7 @@ class Record:
         """Return a record that can be added to without changing this one."""
         atoms = Atoms(self.atoms.count, list(self.atoms.edges), list(self.atoms.locks), list(self.atoms.approximations))
         atoms.sums = list(self.atoms.sums)
+        atoms.origins = list(self.atoms.origins)
         return Record(
             stored=self.stored,
             model_class=self.model_class,

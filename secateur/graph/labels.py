@@ -74,6 +74,25 @@ class Bookkeeper(Protocol):
         """Return ``count`` new labels of channels that belong to no parameter and stay."""
 
 
+@dataclass(frozen=True)
+class Origin:
+    """The operator that made some unions.
+
+    Attributes:
+        first: number of its first union.
+        end: number after its last one.
+        operator: its name.
+        module: path of the module whose forward called it, empty for the model itself.
+        line: ``file.py:line`` of the model's own code, or empty.
+    """
+
+    first: int
+    end: int
+    operator: str
+    module: str
+    line: str
+
+
 @dataclass
 class Atoms:
     """Union-find over atoms. Unions are collected while the model runs and solved at once, vectorised."""
@@ -83,6 +102,7 @@ class Atoms:
     locks: list[tuple[IntArray, str]] = field(default_factory=list)
     approximations: list[tuple[IntArray, str]] = field(default_factory=list)
     sums: list[IntArray] = field(default_factory=list)
+    origins: list[Origin] = field(default_factory=list)
 
     def new(self, count: int) -> IntArray:
         """Return ``count`` fresh atoms."""

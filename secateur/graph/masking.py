@@ -19,13 +19,14 @@ from secateur.graph.plan import Plan
 from secateur.graph.rules import Rule
 from secateur.graph.rules.contractions import CONTRACTIONS
 from secateur.graph.slots import StoredTensor, alike, module_names, preserved, refuse_wrappers, stored_tensors, swapped
+from secateur.graph.statistics import OVER_KEPT, Statistics
 from secateur.graph.surgery import check_fits
 
 _ASIDE = "_secateur_aside"
 
 
 @contextlib.contextmanager
-def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
+def masked(model: nn.Module, plan: Plan, *, statistics: Statistics = "all") -> Iterator[nn.Module]:
     """Run ``model`` inside this block as if the channels that ``plan`` removes were zero.
 
     Removed indices of activations are zeroed at the inputs of convolutions and matrix products, where a zero counts
@@ -36,6 +37,8 @@ def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     Args:
         model: the model that the plan was made for.
         plan: what to remove.
+        statistics: over which channels means and norms across channels are taken, where the plan cuts approximate
+            groups: ``all``, as if the removed ones were zero, or those that are ``kept``, as in the cut model.
 
     Yields:
         The model.
@@ -47,7 +50,7 @@ def masked(model: nn.Module, plan: Plan) -> Iterator[nn.Module]:
     refuse_wrappers(model)
     stored = stored_tensors(model)
     check_fits(stored, type(model).__qualname__, plan)
-    masker = Masker(module_names(model), plan.drops)
+    masker = Masker(module_names(model), plan.drops, statistics)
 
     def marked(entry: StoredTensor) -> Tensor:
         data = entry.tensor.detach()
@@ -78,8 +81,9 @@ class Masker(Flow):  # type: ignore[no-untyped-call]
     none, and ends in zeros where the block's branch is added.
     """
 
-    def __init__(self, names: dict[int, str], drops: Iterable[Drop] = ()) -> None:
+    def __init__(self, names: dict[int, str], drops: Iterable[Drop] = (), statistics: Statistics = "all") -> None:
         super().__init__(_Marks(), names)
+        self._statistics = statistics
         self._branches = {(drop.sum.module, drop.sum.number): drop.sum.operand for drop in drops}
         self._sums: Counter[str] = Counter()
 
@@ -115,6 +119,12 @@ class Masker(Flow):  # type: ignore[no-untyped-call]
             args[operand] = branch = torch.zeros_like(branch)
         attach(branch, Labels(self.dims(shortcut), from_weights=False))
         return tuple(args), call[1]
+
+    def run(self, func: Any, name: str, call: Call) -> Any:
+        """Run the operator, one that mixes channels on the kept ones alone if statistics are to be theirs."""
+        if self._statistics == "kept" and name in OVER_KEPT:
+            return OVER_KEPT[name](func, call[0], call[1], self.dims)
+        return super().run(func, name, call)
 
     def before(self, name: str, call: Call) -> Call:
         """Zero removed channels where this operator contracts them."""
@@ -179,7 +189,7 @@ class _Marks:
             raise VerificationError(f"the plan removes a channel that is locked: {reason}")
 
     def approximate(self, atoms: IntArray, reason: str) -> None:
-        """Statistics across channels are left as they are: the difference is what ``verify`` measures."""
+        """What statistics are taken over is decided where they are computed (:meth:`Masker.run`)."""
 
     def summed(self, atoms: IntArray) -> None:
         """What is summed does not matter to a mask."""
@@ -190,7 +200,7 @@ class _Marks:
         return np.zeros(count, dtype=np.int64)
 
 
-def masked_call(model: nn.Module, plan: Plan, call: Call) -> Any:
+def masked_call(model: nn.Module, plan: Plan, call: Call, statistics: Statistics = "all") -> Any:
     """Return what ``model`` computes for ``call`` with the channels that ``plan`` removes zeroed."""
-    with masked(model, plan):
+    with masked(model, plan, statistics=statistics):
         return model(*call[0], **call[1])

@@ -63,6 +63,8 @@ class Plan:
         outputs: modules whose outputs the proof compares in place of the model's own; empty for the model's own.
         drops: blocks that go whole, sorted by name. What else the plan says leaves their tensors out.
         gone: groups that go with these blocks, sorted.
+        approximate: those groups of ``kept``, sorted, where cutting is not the same as zeroing, because a norm or a
+            mean runs across their channels.
     """
 
     fingerprint: str
@@ -77,6 +79,7 @@ class Plan:
     outputs: tuple[str, ...] = ()
     drops: tuple[Drop, ...] = ()
     gone: tuple[str, ...] = ()
+    approximate: tuple[str, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         """Compare what is cut, and from which model."""
@@ -192,6 +195,7 @@ class Plan:
             outputs=self.outputs or second.outputs,
             drops=drops,
             gone=tuple(sorted(gone)),
+            approximate=tuple(sorted({*self.approximate, *second.approximate} - gone)),
         )
 
     # Files ---------------------------------------------------------------------------------------------------
@@ -213,6 +217,7 @@ class Plan:
             "train_mode": self.train_mode,
             **({"outputs": list(self.outputs)} if self.outputs else {}),
             **({"drops": [d.to_json() for d in self.drops], "gone": list(self.gone)} if self.drops else {}),
+            **({"approximate": list(self.approximate)} if self.approximate else {}),
         }
 
     @classmethod
@@ -250,12 +255,15 @@ class Plan:
                 outputs=_names(data.get("outputs", [])),
                 drops=_drops_from(data),
                 gone=_names(data.get("gone", [])),
+                approximate=_names(data.get("approximate", [])),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise PlanError(f"the plan is malformed: {type(error).__name__}: {error}") from error
         if fingerprint_of(plan.model_class, plan.shapes) != plan.fingerprint:
             raise PlanError("the plan's fingerprint does not match the shapes it lists; it was edited or damaged")
         _check_drops(plan)
+        if list(plan.approximate) != sorted(set(plan.approximate) & set(plan.kept)):
+            raise PlanError(f"the plan lists {plan.approximate} as groups that it cuts approximately; it was edited")
         return plan
 
     @cached_property
@@ -290,7 +298,7 @@ def _check_drops(plan: Plan) -> None:
 
 def _names(names: list[str]) -> tuple[str, ...]:
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"outputs is {names!r} instead of a list of module names")
+        raise TypeError(f"there is {names!r} instead of a list of names")
     return tuple(names)
 
 

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from secateur.graph.whole_attention import ATTENTION, WholeAttention
 
 _ACTIVATIONS = frozenset(
     ["relu", "hardtanh", "silu", "sigmoid", "hardswish", "hardsigmoid", "gelu", "leaky_relu", "elu", "tanh", "mish"]
@@ -19,7 +20,6 @@ _ARITHMETIC = frozenset(["add", "sub", "rsub", "mul", "div", "pow", "floor_divid
 
 _FOLLOWED = "_secateur_followed"
 
-_ATTENTION = nn.functional.scaled_dot_product_attention
 _NOTHING = torch.empty(0, device="meta")
 
 
@@ -39,7 +39,14 @@ class ShapeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, watcher: Watcher | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._watcher = watcher
-        self.attention = _Attention(watcher)
+        self.attention = WholeAttention(self._attend)
+
+    def _attend(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Give the shape of an attention: taken apart on meta tensors it costs more than all else."""
+        if self._watcher is not None and (numbers := numbers_in("attention", args, kwargs)):
+            self._watcher.computed(numbers)
+        found = attention_on_shapes(*args, **kwargs)
+        return ATTENTION(*args, **kwargs) if found is None else follow(found)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -58,32 +65,6 @@ class ShapeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if watched and name in VIEWS:
             self._watcher.viewed(result)
         return result
-
-
-class _Attention(TorchFunctionMode):
-    """Sees attention whole, however it was imported: taken apart on meta tensors it costs more than all else."""
-
-    def __init__(self, watcher: Watcher | None) -> None:
-        super().__init__()
-        self.running = False
-        self._watcher = watcher
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        del types
-        if func is not _ATTENTION:
-            return func(*args, **(kwargs or {}))
-        if self._watcher is not None and (numbers := numbers_in("attention", args, kwargs or {})):
-            self._watcher.computed(numbers)
-        found = attention_on_shapes(*args, **(kwargs or {}))
-        if found is not None:
-            return follow(found)
-        self.running = True
-        try:
-            return func(*args, **(kwargs or {}))
-        finally:
-            self.running = False
 
 
 @contextlib.contextmanager

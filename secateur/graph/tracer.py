@@ -52,8 +52,7 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
 
     def run(self, func: Any, name: str, call: Call) -> Any:
         """Run the operator, on meta tensors the common ones by their shape alone, and note the numbers in it."""
-        if numbers := numbers_in(name, *call):
-            self._computed.append(numbers)
+        self.computed(numbers_in(name, *call))
         return on_shapes(func, name, *call) if self._meta else func(*call[0], **call[1])
 
     def see(
@@ -178,6 +177,11 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         axis = record.axes.get(place, super().carrying_axis(block, varying))
         record.splits[place] = Split(block, tuple(varying), axis, self.module_path)
         return axis
+
+    def computed(self, numbers: tuple[float, ...]) -> None:
+        """See :class:`Flow`; a trial cut must compute with the same."""
+        if numbers:
+            self._computed.append(numbers)
 
     def paired(self, atoms: IntArray | None) -> None:
         """See :class:`Flow`."""

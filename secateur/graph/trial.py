@@ -83,7 +83,6 @@ class Trials:
             randomness_preserved(self._record.stored),
             swapped(self._record.stored, lambda entry: self._cut(entry, plan)),
             _sizes_set(self.model, plan, self._record.stored),
-            _no_fast_path(),
             watch,
             running_on_shapes(watch if self._meta else None),
         ):
@@ -222,16 +221,6 @@ def _sizes_set(model: nn.Module, plan: Plan, stored: dict[str, StoredTensor]) ->
         for path, sizes in before.items():
             for name, value in sizes.items():
                 write_size(modules[path], name, value)
-
-
-@contextlib.contextmanager
-def _no_fast_path() -> Iterator[None]:
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def _line_of(error: BaseException) -> str:

@@ -89,7 +89,11 @@ class Group:
     @property
     def prunable(self) -> bool:
         """Whether units of it may be cut: neither locked nor only approximate."""
-        return self.locked is None and self.approximate is None
+        return self.cuttable()
+
+    def cuttable(self, *, allow_approximate: bool = False) -> bool:
+        """Return whether units of it may be cut, also where cutting is not the same as zeroing if that is allowed."""
+        return self.locked is None and (allow_approximate or self.approximate is None)
 
     @property
     def is_stream(self) -> bool:

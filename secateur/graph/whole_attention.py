@@ -1,0 +1,63 @@
+"""Scaled-dot-product attention seen as one operator, whatever kernels it is made of and however it was imported."""
+
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+ATTENTION = nn.functional.scaled_dot_product_attention
+"""Torch's own function."""
+
+
+class WholeAttention(TorchFunctionMode):
+    """Hands every call of attention to one function while it is entered.
+
+    Its default scale 1/√d reads a size, and which kernels it decomposes to depends on the device; neither can be seen
+    operator by operator. Fused attention layers, which hide their products, take the ordinary path meanwhile.
+
+    Args:
+        handle: called with the arguments of each call in place of torch's function; it may call that itself.
+    """
+
+    def __init__(self, handle: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> None:
+        super().__init__()
+        self.running = False
+        self._handle = handle
+        self._before: list[tuple[Any, bool]] = []
+
+    def attend(self, *args: Any, **kwargs: Any) -> Any:
+        """Stand in for torch's function."""
+        if self.running:
+            return ATTENTION(*args, **kwargs)
+        self.running = True
+        try:
+            return self._handle(args, kwargs)
+        finally:
+            self.running = False
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Hand attention on, and run everything else as it is."""
+        del types
+        return (self.attend if func is ATTENTION else func)(*args, **(kwargs or {}))
+
+    def __enter__(self) -> Self:
+        """Begin to see attention."""
+        self._before.append((nn.functional.scaled_dot_product_attention, torch.backends.mha.get_fastpath_enabled()))
+        # Torch's own functions find it here; a model may have imported it by name, which only the mode sees.
+        nn.functional.scaled_dot_product_attention = self.attend
+        torch.backends.mha.set_fastpath_enabled(False)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Put everything back."""
+        super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
+        nn.functional.scaled_dot_product_attention, fast_path = self._before.pop()
+        torch.backends.mha.set_fastpath_enabled(fast_path)
