@@ -63,8 +63,8 @@ class Rows:
 
 def measure(
     subject: Subject, mode: str, options: argparse.Namespace, running: dict[int, subprocess.Popen[bytes]]
-) -> Any:
-    """Run one process and return its row, also where the process dies or does not end."""
+) -> list[dict[str, Any]]:
+    """Run one process and return its rows, also where the process dies or does not end."""
     # The peer has two parts of limit-s each and timing three rounds; the rest is for building and plain runs.
     limit_s = {"ours": options.own_limit_s, "peer": 2 * options.limit_s + 120, "timing": 4 * options.limit_s + 240}[
         mode
@@ -72,6 +72,9 @@ def measure(
     with tempfile.TemporaryDirectory(prefix="coverage") as folder:
         out = Path(folder) / "row.json"
         command = [sys.executable, str(HERE / "coverage_child.py"), subject.name, "--mode", mode, "--out", str(out)]
+        if mode == "ours" and options.with_timing:
+            command += ["--timing-out", str(Path(folder) / "timing.json")]
+            limit_s += 4 * options.limit_s
         command += ["--limit-s", str(options.limit_s), "--memory-gib", str(options.memory_gib)]
         places = {"YOLO_CONFIG_DIR": folder, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
         start = time.perf_counter()
@@ -99,7 +102,9 @@ def measure(
                 last = output.read().decode(errors="replace").strip().splitlines()[-1:]
                 row.update(error=f"the process ended with {child.returncode}: {' '.join(last)[:300]}")
                 row["failed_at"] = row["stage"]
-        return {**row, "family": subject.family}
+        timing = Path(folder) / "timing.json"
+        also = [json.loads(timing.read_text(encoding="utf-8"))] if timing.exists() else []
+        return [{**found, "family": subject.family} for found in (row, *also)]
 
 
 def work_list(options: argparse.Namespace, rows: Rows) -> list[tuple[Subject, str]]:
@@ -140,8 +145,9 @@ def sweep(options: argparse.Namespace, rows: Rows) -> None:
                 finished, _ = wait(waiting, return_when=FIRST_COMPLETED)
                 for future in finished:
                     subject, mode = waiting.pop(future)
-                    row = future.result()
-                    rows.add(row)
+                    row, *also = future.result()
+                    for found in (row, *also):
+                        rows.add(found)
                     done += 1
                     seconds = row["process_s"]
                     print(f"[{done}/{len(todo)}] {mode} {subject.name}: {verdict_of(row)}, {seconds:.1f} s", flush=True)
@@ -175,6 +181,9 @@ def main() -> None:
     parser.add_argument("--only", action="append", metavar="GLOB", help="models whose family/name matches; repeatable")
     parser.add_argument("--family", action="append", choices=FAMILIES, help="models of one family; repeatable")
     parser.add_argument("--mode", choices=(*MODES, "all"), default="all", help="what to measure (default: all)")
+    parser.add_argument(
+        "--with-timing", action="store_true", help="with `ours`: time both graphs in the same process as well"
+    )
     parser.add_argument("--jobs", type=int, default=1, help="processes at once (default 1; timings want 1)")
     parser.add_argument("--limit-s", type=float, default=60.0, help="seconds for each part of the peer (default 60)")
     parser.add_argument("--own-limit-s", type=float, default=300.0, help="seconds for Secateur in all (default 300)")

@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--limit-s", type=float, default=60.0, help="seconds that the peer gets for each of its parts")
     parser.add_argument("--memory-gib", type=float, default=0.0, help="address space of this process; 0 for all")
     parser.add_argument("--out", type=Path, help="JSON file for the row")
+    parser.add_argument("--timing-out", type=Path, help="time both graphs afterwards in the same process, into this")
     options = parser.parse_args()
     if options.memory_gib:
         size = int(options.memory_gib * 2**30)
@@ -168,6 +169,12 @@ def main() -> None:
     except Exception as error:  # the row says so; the next model has its own process
         row.note(error=sentence_of(error), failed_at=row.data["stage"])
     row.note(wall_s=time.perf_counter() - start)
+    if options.timing_out is not None:
+        row = Row(subject.name, "timing", options.timing_out)
+        try:
+            timing(subject, row, options.limit_s)
+        except Exception as error:  # the peer's, mostly
+            row.note(error=sentence_of(error), failed_at=row.data["stage"])
     if options.out is None:
         print(json.dumps(row.data, indent=1))
 

@@ -237,9 +237,49 @@ def coverage(record: dict[str, Any]) -> str:
     return "\n\n".join(parts)
 
 
+def five_networks(record: dict[str, Any]) -> str:
+    """Networks cut to half, loaded in a fresh process, and their ONNX files against torch."""
+    rows = []
+    for row in record["rows"]:
+        if "error" in row:
+            rows.append([row["title"], f"failed: {row['error']}".replace("|", "\\|"), *[""] * 7])
+            continue
+        rows.append(
+            [
+                row["title"],
+                " × ".join(map(str, row["input_shape"])),
+                f"{row['macs'] / 1e9:.2f}G → {row['macs_after'] / 1e9:.2f}G ({row['macs_after'] / row['macs']:.1%})",
+                f"{row['least_macs'] / row['macs']:.1%}",
+                f"{row['params'] / 1e6:.1f}M → {row['params_after'] / 1e6:.1f}M",
+                f"{row['proof']['verdict']}, {row['proof']['error']:.0e}",
+                "equal" if row["loaded_equal_bit_for_bit"] else "different",
+                f"{row['max_difference']:.1e}",
+                f"{row['relative_difference']:.1e}",
+            ]
+        )
+    head = [
+        "network",
+        "input",
+        "MACs per image",
+        "least possible",
+        "parameters",
+        "proof",
+        "loaded afresh, bits",
+        "max abs(torch − ONNX Runtime)",
+        "of the largest output",
+    ]
+    packages = ", ".join(f"{package} {version}" for package, version in record["packages"].items())
+    note = (
+        f"Random weights, one thread; both differences have to stay below {record['tolerance']:g}. {packages}; "
+        f"{_machine(record)}."
+    )
+    return f"{rows_to_markdown(head, rows)}\n\n{note}"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "surgery": surgery,
     "coverage": coverage,
+    "five_networks": five_networks,
     "training": training,
     "resnet56": run,
     "criteria": seeds,

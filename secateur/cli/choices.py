@@ -128,6 +128,7 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
                 f"{', '.join(allowed)}, or leave it out"
             )
     _refuse_unused(settings)
+    _refuse_channel_settings(options)
     if "seed" in known:
         settings["seed"] = seed
     if training is not None:
@@ -154,6 +155,45 @@ def _refuse_unused(settings: Mapping[str, object]) -> None:
                 f"--{flag} {settings[name]} is for training between cuts, and there is only one cut; give {wanted}, or "
                 f"leave --{flag} out"
             )
+
+
+def refuse_beside_blocks(budget: BudgetOptions, method: MethodOptions) -> None:
+    """Refuse what else would decide what goes, where blocks are named.
+
+    Raises:
+        UsageError: a budget, or an option of a method.
+    """
+    from secateur.errors import UsageError
+
+    entries = (*dataclasses.fields(budget), *dataclasses.fields(method))
+    values = {**vars(budget), **vars(method)}
+    given = [entry.name for entry in entries if values[entry.name] != entry.default]
+    if given:
+        flag = given[0].replace("_", "-")
+        raise UsageError(
+            f"--drop-block names what goes, and --{flag} lets a method decide; leave --{flag} out, or give "
+            "--level both without --drop-block"
+        )
+
+
+CHANNELS_ONLY = (
+    *("scope", "ratio", "residual", "selection", "strategy", "layer_epochs", "steps", "step_epochs", "min_units"),
+    *("min_share", "round_to", "allow_approximate"),
+)
+"""Options that say which channels go, so that they say nothing where blocks go alone."""
+
+
+def _refuse_channel_settings(options: MethodOptions) -> None:
+    """Refuse options about channels where none are cut."""
+    from secateur.errors import UsageError
+
+    given = [name for name in CHANNELS_ONLY if getattr(options, name)]
+    if options.level == "block" and given:
+        flag = given[0].replace("_", "-")
+        raise UsageError(
+            f"--{flag} says which channels go, and --level block drops whole blocks only; leave --{flag} out, or give "
+            "--level both"
+        )
 
 
 def _ratio(text: str) -> tuple[str, float]:

@@ -23,6 +23,15 @@ def compress(
         list[str] | None,
         option("Recipe", "--set", metavar="KEY=VALUE", help="replace a setting: --set budget.macs=0.4; repeatable"),
     ] = None,
+    allow_approximate: Annotated[
+        bool,
+        option(
+            "Recipe",
+            "--allow-approximate",
+            help="also cut channels that a norm or a mean ties together; the proof then reports the drift (the same as "
+            "--set method.allow_approximate=true)",
+        ),
+    ] = False,
     allow_code: Annotated[
         bool, option("Recipe", "--allow-code", help="run the file.py:function that the recipe names")
     ] = False,
@@ -49,6 +58,8 @@ def compress(
     from secateur import recipe as recipes
 
     chosen = recipes.read_recipe(recipe, settings or (), allow_code=allow_code)
+    if allow_approximate:
+        chosen = replace(chosen, method=replace(chosen.method, allow_approximate=True))
     place = chosen.machine
     chosen = replace(
         chosen,

@@ -1,15 +1,12 @@
 """Options by what they are about; commands take whole sets of them (see :func:`spread`)."""
 
-import dataclasses
-import functools
-import inspect
-import typing
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from secateur.cli.spreading import spread as spread
 
 Text = str | None
 _LATENCY = "milliseconds per pass; needs a latency table, which this version cannot measure yet"
@@ -128,6 +125,24 @@ class MethodOptions:
             help="compare all channels (magnitude), cut every layer alike (l1), or compare alike layers",
         ),
     ] = None
+    level: Annotated[
+        Literal["channel", "block", "both"] | None,
+        option(
+            "What to cut",
+            help="cut channels (the default), drop whole residual blocks, lowest norms first, or both: blocks as long "
+            "as the network stays above the budget, then channels",
+        ),
+    ] = None
+    allow_approximate: Annotated[
+        bool,
+        option(
+            "What to cut",
+            "--allow-approximate",
+            help="also cut channels that a norm or a mean ties together (layer norm, as in ConvNeXt): cutting these is "
+            "not the same as zeroing them, so the proof is exact up to such statistics and reports the drift"
+            "; fine-tune afterwards",
+        ),
+    ] = False
     combine: Annotated[
         Literal["mean", "sum", "max", "l2"] | None,
         option("What to cut", help="how the layers of a residual stream combine; mean by default"),
@@ -180,7 +195,7 @@ class MethodOptions:
             "--lock",
             "--skip",
             metavar="PATTERN",
-            help="layers to leave alone, such as 'layer1.*'; repeatable",
+            help="layers, and with --level blocks, to leave alone, such as 'layer1.*'; repeatable",
         ),
     ] = None
 
@@ -263,39 +278,3 @@ class RunOptions:
         "secateur-run"
     )
     force: Annotated[bool, option(None, "--force", help="start over in the folder of another run")] = False
-
-
-def spread(command: Callable[..., None]) -> Callable[..., None]:
-    """Turn a function of option sets into one of single options, which is what typer reads.
-
-    Parameters that are annotated with a dataclass of this module are replaced by its fields, in order; the others
-    stay. Options without a default come first, because a signature needs it.
-    """
-    hints = typing.get_type_hints(command, include_extras=True)
-    parameters: list[inspect.Parameter] = []
-    sets: dict[str, type[Any]] = {}
-    for name, parameter in inspect.signature(command).parameters.items():
-        if not dataclasses.is_dataclass(hints[name]):
-            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        sets[name] = typing.cast(type[Any], hints[name])
-        annotations = typing.get_type_hints(hints[name], include_extras=True)
-        for entry in dataclasses.fields(hints[name]):
-            default = inspect.Parameter.empty if entry.default is dataclasses.MISSING else entry.default
-            parameters.append(
-                inspect.Parameter(
-                    entry.name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotations[entry.name]
-                )
-            )
-
-    @functools.wraps(command)
-    def called(**given: Any) -> None:
-        grouped = {
-            name: kind(**{entry.name: given.pop(entry.name) for entry in dataclasses.fields(kind)})
-            for name, kind in sets.items()
-        }
-        command(**grouped, **given)
-
-    called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    called.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return called

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import choices, show
-from secateur.cli.options import BudgetOptions, CommonOptions, InputOptions, MethodOptions, ModelOptions, spread
+from secateur.cli.options import BudgetOptions, CommonOptions, InputOptions, MethodOptions, ModelOptions, option, spread
 
 
 @spread
@@ -16,6 +16,14 @@ def plan(
     budget: BudgetOptions,
     method: MethodOptions,
     common: CommonOptions,
+    drop_block: Annotated[
+        list[str] | None,
+        option(
+            "What to cut",
+            metavar="BLOCK",
+            help="instead of a budget: drop this residual block, such as layer1.1, and keep all else; repeatable",
+        ),
+    ] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="write the plan to this JSON file")] = None,
     force: Annotated[bool, typer.Option("--force", help="replace the file if it is there")] = False,
 ) -> None:
@@ -29,12 +37,20 @@ def plan(
 
     if out is not None:
         recipe.check_target(out, force=force)
-    limits, chosen = choices.budget(budget, method), choices.method(method, seed=common.seed)
-    made = recipe.make_plan(choices.subject(model, inputs, common), limits, chosen)
+    if drop_block:
+        choices.refuse_beside_blocks(budget, method)
+        made = recipe.plan_without(choices.subject(model, inputs, common), drop_block)
+    else:
+        limits, chosen = choices.budget(budget, method), choices.method(method, seed=common.seed)
+        made = recipe.make_plan(choices.subject(model, inputs, common), limits, chosen)
     if out is not None:
         recipe.write_plan(made.plan, out)
     if common.as_json:
         show.show_json(made.to_json())
         return
-    facts = (*(("note", note) for note in made.notes), *([("plan file", str(out))] if out else []))
+    facts = (
+        *report.plan_facts(made.plan),
+        *(("note", note) for note in made.notes),
+        *([("plan file", str(out))] if out else []),
+    )
     show.show(report.plan_grid(made.graph, made.plan), report.cost_grid(made.graph, made.plan), tuple(facts))

@@ -19,7 +19,9 @@ def verify(
     """Prove that a model file, or a plan, is an exact cut of a dense network.
 
     Compares the cut network with the dense one masked, in float64, with its own weights and with redrawn ones. A file
-    that was fine-tuned after the cut has other weights than the dense network; then its structure is proved.
+    that was fine-tuned after the cut has other weights than the dense network; then its structure is proved. Where
+    channels that are normalised together were cut (--allow-approximate), the proof is exact up to these statistics,
+    and the drift from the dense network with those channels zeroed is reported.
 
     Example: `secateur verify runs/r56/model.safetensors --model resnet56-b --weights resnet56.safetensors`
     """

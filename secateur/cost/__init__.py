@@ -11,6 +11,7 @@ from secateur.cost.profile import ModuleCost as ModuleCost
 from secateur.cost.profile import Profile as Profile
 from secateur.cost.profile import profile as profile
 from secateur.cost.profile import profile_graph as profile_graph
+from secateur.cost.size import dropped_header_bytes as dropped_header_bytes
 from secateur.cost.size import size_bytes as size_bytes
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "Profile",
     "Scope",
     "allocate",
+    "dropped_header_bytes",
     "kept_units",
     "parse_amount",
     "profile",

@@ -2,24 +2,22 @@
 
 import fnmatch
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import Tensor
 
 from secateur.cost.budget import Budget, meter
 from secateur.cost.dropping import cheapest_without, ordered_blocks
 from secateur.cost.latency_table import LatencyTable
+from secateur.cost.ordering import Scope as Scope
+from secateur.cost.ordering import ordered_units
 from secateur.cost.size import dropped_header_bytes
 from secateur.errors import BudgetError, PlanError, UsageError
 from secateur.graph import ChannelGraph, Group, Plan
 from secateur.graph.units import UnitArray
 from secateur.names import unknown_name
-
-Scope = Literal["global", "local", "isomorphic"]
 
 
 class MinimumWarning(UserWarning):
@@ -39,6 +37,7 @@ def allocate(
     lock: Iterable[str] = (),
     table: LatencyTable | None = None,
     blocks: Mapping[str, float] | None = None,
+    allow_approximate: bool = False,
 ) -> Plan:
     """Choose which units stay so that every limit of ``budget`` holds, cutting no unit more than needed.
 
@@ -60,9 +59,11 @@ def allocate(
         min_units: units that every group keeps at least.
         min_share: share of units that every group keeps at least.
         round_to: kept sizes are multiples of this, or the full size.
-        lock: patterns (``layer1.*``) of groups to leave alone.
+        lock: patterns (``layer1.*``) of groups and blocks to leave alone; a block with such a group in it stays too.
         table: predicts latency, for a latency budget.
         blocks: score of each block that may be dropped (:func:`secateur.score_blocks`); higher means keep.
+        allow_approximate: also cut groups where a norm or a mean runs across the channels, so that cutting is not the
+            same as zeroing; a proof then reports the drift.
 
     Returns:
         The plan; empty if the model already holds the budget.
@@ -75,27 +76,62 @@ def allocate(
     Warns:
         MinimumWarning: a group was cut down to its minimum.
     """
-    _check_settings(scope, min_units, min_share, round_to)
+    choices = _Choices(scope, normalize, min_units, min_share, round_to, allow_approximate)
     patterns = tuple(lock)
     limits = budget.limits(graph, table)
     if blocks is None:
-        return _cut_channels(
-            graph, scores, limits, patterns, table, scope, normalize=normalize, floor=(min_units, min_share, round_to)
-        )
-    open_blocks = {name: value for name, value in blocks.items() if not _matches(name, patterns)}
-    _open_groups(graph, scores, tuple(pattern for pattern in patterns if not _matches_block(graph, pattern)))
-    dropped = cheapest_without(graph, ordered_blocks(graph, open_blocks), limits, table, channels_follow=bool(scores))
-    if not scores:
+        return _cut_channels(graph, scores, limits, patterns, table, choices)
+    groups = _open_groups(
+        graph, scores, tuple(pattern for pattern in patterns if not _matches_block(graph, pattern)), choices
+    )
+    open_blocks = {name: value for name, value in blocks.items() if not _is_left_alone(graph, name, patterns)}
+    dropped = cheapest_without(graph, ordered_blocks(graph, open_blocks), limits, table, channels_follow=bool(groups))
+    if not groups:
         return graph.drop_blocks(dropped)
     left = graph.without(dropped)
     if "size_bytes" in limits:
         limits["size_bytes"] -= dropped_header_bytes(graph, dropped)
     rest = {name: values for name, values in scores.items() if name in left.by_name}
     present = tuple(pattern for pattern in patterns if any(_matches(name, (pattern,)) for name in left.by_name))
-    cut = _cut_channels(
-        left, rest, limits, present, table, scope, normalize=normalize, floor=(min_units, min_share, round_to)
-    )
-    return graph.plan(cut.kept, blocks=dropped)
+    cut = _cut_channels(left, rest, limits, present, table, choices)
+    return graph.plan(cut.kept, blocks=dropped, allow_approximate=allow_approximate)
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The settings of :func:`allocate` that say how channels are chosen."""
+
+    scope: Scope
+    normalize: bool
+    min_units: int
+    min_share: float
+    round_to: int
+    allow_approximate: bool
+
+    def __post_init__(self) -> None:
+        if self.scope not in ("global", "local", "isomorphic"):
+            raise UsageError(unknown_name("scope", self.scope, ("global", "local", "isomorphic")))
+        if self.min_units < 1:
+            raise UsageError(f"min_units is {self.min_units}, but a group cannot lose all units; give at least 1")
+        if not 0 <= self.min_share <= 1:
+            raise UsageError(f"min_share is {self.min_share}, but must be a share in [0, 1]")
+        if self.round_to < 1:
+            raise UsageError(f"round_to is {self.round_to}; give 1 for no rounding, or a multiple such as 8")
+
+    def may_cut(self, group: Group) -> bool:
+        """Return whether a group may lose units."""
+        return group.cuttable(allow_approximate=self.allow_approximate)
+
+    def floor(self, group: Group) -> int:
+        """Return the units that a group keeps at least, before rounding."""
+        return min(group.size, max(self.min_units, int(np.ceil(self.min_share * group.size))))
+
+
+def _is_left_alone(graph: ChannelGraph, block: str, patterns: tuple[str, ...]) -> bool:
+    """Say whether a block, or a group that would go with it, is among what is to be left alone."""
+    if not patterns or graph.block(block).locked is not None:
+        return False
+    return any(_matches(name, patterns) for name in (block, *graph.drop_blocks([block]).gone))
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:
@@ -112,16 +148,13 @@ def _cut_channels(
     limits: Mapping[str, float],
     lock: tuple[str, ...],
     table: LatencyTable | None,
-    scope: Scope,
-    *,
-    normalize: bool,
-    floor: tuple[int, float, int],
+    choices: _Choices,
 ) -> Plan:
-    """Cut units until the limits hold; ``floor`` is (min_units, min_share, round_to)."""
-    min_units, min_share, round_to = floor
-    groups = _open_groups(graph, scores, lock)
-    floors = {g.name: min(g.size, max(min_units, int(np.ceil(min_share * g.size)))) for g in groups}
-    queue = _order(graph, groups, scores, floors, scope=scope, normalize=normalize)
+    """Cut units until the limits hold."""
+    round_to = choices.round_to
+    groups = _open_groups(graph, scores, lock, choices)
+    floors = {group.name: choices.floor(group) for group in groups}
+    queue = ordered_units(graph, groups, scores, floors, scope=choices.scope, normalize=choices.normalize)
     meters = {name: meter(name, graph, table) for name in limits}
     least = _minimum(graph, groups, floors, round_to)
 
@@ -139,7 +172,7 @@ def _cut_channels(
 
     total = queue.group.size
     if not holds(total):
-        _refuse(graph, kept_after(total), limits, meters, groups, floors)
+        _refuse(graph, kept_after(total), limits, meters, groups, floors, choices)
     # A model that is left whole needs no record of the cut, so its file is judged by itself.
     low, high = (0, 0) if holds(0) else (1, total)  # holds(high) is true throughout
     while low < high:
@@ -155,18 +188,12 @@ def _cut_channels(
         if kept[number] < group.size
     }
     _warn_about_minima(graph, kept, floors)
-    return graph.plan(chosen)
+    return graph.plan(chosen, allow_approximate=choices.allow_approximate)
 
 
-@dataclass(frozen=True)
-class _Queue:
-    """All units that may go, lowest first: their group's number, and each group's own ranking."""
-
-    group: NDArray[np.int64]
-    ranking: dict[str, NDArray[np.int64]]
-
-
-def _open_groups(graph: ChannelGraph, scores: Mapping[str, Tensor], lock: tuple[str, ...]) -> list[Group]:
+def _open_groups(
+    graph: ChannelGraph, scores: Mapping[str, Tensor], lock: tuple[str, ...], choices: _Choices
+) -> list[Group]:
     for name, values in scores.items():
         group = graph.group(name)
         if tuple(values.shape) != (group.size,):
@@ -179,69 +206,8 @@ def _open_groups(graph: ChannelGraph, scores: Mapping[str, Tensor], lock: tuple[
     return [
         group
         for group in graph.groups
-        if group.prunable
-        and group.name in scores
-        and not any(fnmatch.fnmatchcase(group.name, pattern) for pattern in lock)
+        if choices.may_cut(group) and group.name in scores and not _matches(group.name, lock)
     ]
-
-
-def _order(
-    graph: ChannelGraph,
-    groups: list[Group],
-    scores: Mapping[str, Tensor],
-    floors: Mapping[str, int],
-    *,
-    scope: Scope,
-    normalize: bool,
-) -> _Queue:
-    number = {group.name: position for position, group in enumerate(graph.groups)}
-    ranking, keys, owners, classes = {}, [], [], []
-    alike = {group.name: _structure(group) for group in groups} if scope == "isomorphic" else {}
-    for group in groups:
-        values = scores[group.name].detach().double().cpu().numpy()
-        ranks = np.argsort(values, kind="stable")
-        ranking[group.name] = ranks
-        free = group.size - floors[group.name]
-        if scope == "local":
-            key = (np.arange(group.size) + 1.0) / group.size
-        else:
-            present = values[np.isfinite(values)]
-            mean = present.mean() if normalize and present.size else 1.0
-            key = values[ranks] / (mean if mean > 0 else 1.0)
-        keys.append(key[:free] if scope != "isomorphic" else key)
-        owners.append(np.full(keys[-1].size, number[group.name]))
-        classes.append((alike.get(group.name), free))
-    if not keys:
-        return _Queue(np.zeros(0, dtype=np.int64), ranking)
-    if scope == "isomorphic":
-        keys, owners = _shares_by_class(keys, owners, classes)
-    order = np.argsort(np.concatenate(keys), kind="stable")
-    return _Queue(np.concatenate(owners)[order].astype(np.int64), ranking)
-
-
-def _shares_by_class(
-    keys: list[NDArray[np.float64]], owners: list[NDArray[np.int64]], classes: Sequence[tuple[object, int]]
-) -> tuple[list[NDArray[np.float64]], list[NDArray[np.int64]]]:
-    """Replace keys by their rank within the class of alike groups, as a share of the class."""
-    shares = [key.copy() for key in keys]
-    for kind in dict.fromkeys(kind for kind, _ in classes):
-        mine = [position for position, (other, _) in enumerate(classes) if other == kind]
-        joined = np.concatenate([keys[position] for position in mine])
-        rank = np.empty(joined.size)
-        rank[np.argsort(joined, kind="stable")] = (np.arange(joined.size) + 1.0) / joined.size
-        start = 0
-        for position in mine:
-            shares[position] = rank[start : start + keys[position].size]
-            start += keys[position].size
-    free = [count for _, count in classes]
-    return [s[:f] for s, f in zip(shares, free, strict=True)], [o[:f] for o, f in zip(owners, free, strict=True)]
-
-
-def _structure(group: Group) -> tuple[tuple[str, int, int], ...]:
-    """What makes groups alike: the roles of their members, and how many indices of each a unit owns."""
-    return tuple(
-        sorted((member.role, member.dim, int((member.units >= 0).sum()) // group.size) for member in group.members)
-    )
 
 
 def _minimum(graph: ChannelGraph, groups: list[Group], floors: Mapping[str, int], round_to: int) -> UnitArray:
@@ -255,17 +221,6 @@ def _minimum(graph: ChannelGraph, groups: list[Group], floors: Mapping[str, int]
     )
 
 
-def _check_settings(scope: str, min_units: int, min_share: float, round_to: int) -> None:
-    if scope not in ("global", "local", "isomorphic"):
-        raise UsageError(unknown_name("scope", scope, ("global", "local", "isomorphic")))
-    if min_units < 1:
-        raise UsageError(f"min_units is {min_units}, but a group cannot lose all units; give at least 1")
-    if not 0 <= min_share <= 1:
-        raise UsageError(f"min_share is {min_share}, but must be a share in [0, 1]")
-    if round_to < 1:
-        raise UsageError(f"round_to is {round_to}; give 1 for no rounding, or a multiple such as 8")
-
-
 def _refuse(
     graph: ChannelGraph,
     least: UnitArray,
@@ -273,24 +228,32 @@ def _refuse(
     meters: Mapping[str, Callable[[UnitArray], float]],
     groups: list[Group],
     floors: Mapping[str, int],
+    choices: _Choices,
 ) -> None:
     for name, limit in limits.items():
         possible = meters[name](least)
         if possible <= limit:
             continue
         held = _heaviest(graph, least)
-        locked = sum(not group.prunable for group in graph.groups)
+        locked = sum(not choices.may_cut(group) for group in graph.groups)
         open_groups = (
             f"{len(groups)} of {len(graph.groups)} groups may be cut ({locked} are locked) and keep at least "
             f"{min(floors.values())} unit(s)"
             if groups
             else f"none of {len(graph.groups)} groups may be cut"
-            + (", because --lock matches all that could be" if locked < len(graph.groups) else "")
+            + (", because --lock or --residual leaves alone all that could be" if locked < len(graph.groups) else "")
         )
         raise BudgetError(
             f"cannot reach {name} ≤ {limit:,.0f}: the smallest plan allowed needs {possible:,.0f}{held}; "
-            f"{open_groups}. Allow at least {possible:,.0f}"
+            f"{open_groups}. Allow at least {possible:,.0f}{_hint(graph, choices)}"
         )
+
+
+def _hint(graph: ChannelGraph, choices: _Choices) -> str:
+    count = sum(not choices.may_cut(group) and group.locked is None for group in graph.groups)
+    if not count:
+        return ""
+    return f", or allow_approximate (--allow-approximate), which opens {count} group(s) that are normalised together"
 
 
 def _heaviest(graph: ChannelGraph, kept: UnitArray) -> str:

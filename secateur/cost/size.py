@@ -81,6 +81,7 @@ def _header_terms(graph: ChannelGraph) -> _HeaderTerms:
         any_cut += _PER_TENSOR_CUT + len(spec.name) + sizes
     modules = {dim.parameter.rpartition(".")[0] for dim in graph.dims}
     any_cut += sum(_PER_MODULE_CUT + len(path) for path in modules)
+    any_cut += _PER_GROUP_CUT if any(group.approximate for group in graph.groups) else 0  # key of their list
     any_cut += sum(_PER_DIM_CUT for _ in graph.dims) + sum(len(name) for name in {dim.parameter for dim in graph.dims})
     group_of = np.repeat(np.arange(len(graph.groups)), graph.sizes)
     removed = np.zeros(len(graph.groups), dtype=np.int64)
@@ -93,5 +94,8 @@ def _header_terms(graph: ChannelGraph) -> _HeaderTerms:
         any_cut=any_cut,
         per_removed_unit=-(-removed // np.maximum(graph.sizes, 1)),
         per_kept_unit=np.asarray([len(str(group.size)) + 1 for group in graph.groups], dtype=np.int64),
-        per_group=np.asarray([2 * len(group.name) + _PER_GROUP_CUT for group in graph.groups], dtype=np.int64),
+        per_group=np.asarray(
+            [(2 + bool(group.approximate)) * len(group.name) + _PER_GROUP_CUT for group in graph.groups],
+            dtype=np.int64,
+        ),
     )

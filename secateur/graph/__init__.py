@@ -12,6 +12,8 @@ from secateur.graph.plan import Plan as Plan
 from secateur.graph.proof import OutputProof as OutputProof
 from secateur.graph.proof import Proof as Proof
 from secateur.graph.surgery import apply_ as apply_
+from secateur.graph.ties import Tie as Tie
+from secateur.graph.ties import Why as Why
 from secateur.graph.trace import trace as trace
 from secateur.graph.units import Group as Group
 from secateur.graph.units import Member as Member
@@ -26,6 +28,8 @@ __all__ = [
     "OutputProof",
     "Plan",
     "Proof",
+    "Tie",
+    "Why",
     "apply",
     "apply_",
     "apply_to_optimizer",

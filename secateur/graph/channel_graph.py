@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -15,6 +15,7 @@ from secateur.graph.blocks import Block, Drop, outermost
 from secateur.graph.costs import Costs
 from secateur.graph.plan import DimensionCut, Plan, fingerprint_of, kept_after
 from secateur.graph.shortening import vanishing_groups, without_blocks
+from secateur.graph.ties import Tie, Why, why
 from secateur.graph.units import Group, ParameterDim, SizeAttribute, TensorSpec, UnitArray
 from secateur.names import unknown_name
 
@@ -36,6 +37,8 @@ class ChannelGraph:
         train_mode: whether a run in training mode was needed to reach all parameters.
         outputs: modules whose outputs count in place of the model's own; empty for the model's own.
         blocks: residual branches that may go whole, in the order in which they end, locked ones included.
+        ties: which operators hold each group together. An account of the trace, not part of what two graphs are
+            compared by.
     """
 
     model_class: str
@@ -50,14 +53,15 @@ class ChannelGraph:
     train_mode: bool
     outputs: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
+    ties: Sequence[Tie] = ()
 
     def __post_init__(self) -> None:
         groups = tuple(replace(group, dims=self.dims) for group in self.groups)
         object.__setattr__(self, "groups", groups)
 
     def __eq__(self, other: object) -> bool:
-        """Compare content."""
-        return isinstance(other, ChannelGraph) and self.to_json() == other.to_json()
+        """Compare content, but for ``ties``."""
+        return isinstance(other, ChannelGraph) and self._content() == other._content()
 
     def __hash__(self) -> int:
         """Hash what identifies the model."""
@@ -329,8 +333,29 @@ class ChannelGraph:
         total = self.costs.macs(self.sizes)
         return 1.0 - self.costs.macs(least) / total if total else 0.0
 
+    def macs_of_groups(self) -> dict[str, int]:
+        """Return by name the multiply-adds per sample of the operators that each group takes part in.
+
+        An operator counts for every group that it reads or makes, so the numbers of several groups overlap.
+        """
+        return {
+            group.name: macs
+            for group, macs in zip(self.groups, self.costs.macs_by_group(self.sizes).tolist(), strict=True)
+        }
+
+    def why(self, name: str) -> Why:
+        """Return why the channels of a group go together, and what locks it; ``print`` it to read it.
+
+        Raises:
+            PlanError: there is no such group; the nearest name is suggested.
+        """
+        return why(self, self.group(name))
+
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dictionaries; :meth:`from_json` reads them back."""
+        return {**self._content(), "ties": [tie.to_json() for tie in self.ties]}
+
+    def _content(self) -> dict[str, Any]:
         return {
             "model_class": self.model_class,
             "tensors": [
@@ -396,13 +421,14 @@ class ChannelGraph:
                 train_mode=data["train_mode"],
                 outputs=tuple(data.get("outputs", ())),
                 blocks=tuple(Block.from_json(block) for block in data.get("blocks", ())),
+                ties=tuple(Tie.from_json(tie) for tie in data.get("ties", ())),
             )
         except (KeyError, TypeError) as error:
             raise PlanError(f"this is not a channel graph as Secateur writes it: {error}") from error
 
     def digest(self) -> str:
-        """Return a hash of the whole content, for comparing graphs across processes."""
-        text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
+        """Return a hash of the content, but for ``ties``, for comparing graphs across processes."""
+        text = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type)
 _CONTAINERS = (dict, OrderedDict, list, set)
-_REGISTERED = ("_parameters", "_buffers")
+_REGISTERED = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict | list | tuple))
+_KEEPING = (dict, list, tuple, OrderedDict, Tensor)
 _SETSTATES = (nn.Module.__setstate__, nn.modules.conv._ConvNd.__setstate__)
 
 
@@ -67,7 +68,7 @@ def forget_kept(model: nn.Module) -> None:
         module
         for module in model.modules()
         if any(
-            name not in _REGISTERED and next(_kept_tensors(value), None) is not None
+            type(value) in _KEEPING and name not in _REGISTERED and any(True for _ in _kept_tensors(value))
             for name, value in vars(module).items()
         )
     ]

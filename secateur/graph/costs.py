@@ -6,6 +6,7 @@ forms. Where input and output of an operator are one unit (depthwise convolution
 is linear as it should be.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,6 +116,25 @@ class Costs:
     def macs_by_operator(self, kept: IntArray) -> IntArray:
         """Return the multiply-adds per sample of each compute operator, in the order of ``compute_names``."""
         return self.compute.values(self.forms.sizes(kept))
+
+    def macs_by_group(self, kept: IntArray) -> IntArray:
+        """Return the multiply-adds per sample of the operators that each group takes part in, shape (groups,).
+
+        An operator counts for every group that one of its sizes depends on.
+        """
+        macs: IntArray = self.macs_by_operator(kept) @ self._depends(kept.size)
+        return macs
+
+    def macs_of_any(self, kept: IntArray, groups: Sequence[int]) -> int:
+        """Return the multiply-adds per sample of the operators that any of ``groups`` takes part in."""
+        return int(self.macs_by_operator(kept)[self._depends(kept.size)[:, list(groups)].any(axis=1)].sum())
+
+    def _depends(self, groups: int) -> NDArray[np.bool_]:
+        """Return whether each compute operator depends on the size of each group, shape (T, groups)."""
+        forms = np.zeros((self.forms.constants.size + 1, groups), dtype=bool)  # the last row is for padding
+        forms[self.forms.form, self.forms.group] = True
+        depends: NDArray[np.bool_] = np.logical_or.reduce(forms[self.compute.factors], axis=1)
+        return depends
 
     def elements(self, kept: IntArray) -> IntArray:
         """Return the number of elements of each parameter and buffer."""

@@ -102,11 +102,28 @@ def _name(
 
 def _tried(model: nn.Module, record: Record, blocks: tuple[Block, ...], *, meta: bool) -> tuple[Block, ...]:
     """Lock the blocks without which the model's code does not run, as code that reads attributes of a block."""
+    reasons: dict[str, str] = {}
+
+    def keep(sound: list[Block], waiting: list[Block]) -> list[Block]:
+        """Halve what does not run until single blocks are left; those that run stay out while the others are tried."""
+        reason = _misfit(model, record, [*sound, *waiting], meta=meta) if waiting else None
+        if reason is None:
+            return [*sound, *waiting]
+        if len(waiting) == 1:
+            reasons[waiting[0].name] = reason
+            return sound
+        half = len(waiting) // 2
+        return keep(keep(sound, waiting[:half]), waiting[half:])
+
     candidates = [block for block in blocks if block.locked is None]
-    if not candidates or _misfit(model, record, candidates, meta=meta) is None:
-        return blocks
-    reasons = {block.name: _misfit(model, record, [block], meta=meta) for block in candidates}
-    return tuple(replace(block, locked=block.locked or reasons[block.name]) for block in blocks)
+    if any(not _called_plainly(model, path) for block in candidates for path, _ in block.replaced):
+        keep([], candidates)
+    return tuple(replace(block, locked=block.locked or reasons.get(block.name)) for block in blocks)
+
+
+def _called_plainly(model: nn.Module, path: str) -> bool:
+    """Whether no code touches a module: an ``nn.Sequential`` calls it with one tensor and looks at nothing."""
+    return type(model.get_submodule(path.rpartition(".")[0])) is nn.Sequential
 
 
 def _misfit(model: nn.Module, record: Record, blocks: Sequence[Block], *, meta: bool) -> str | None:

@@ -22,8 +22,9 @@ class Skipped(nn.Module):
 class Zeros(nn.Module):
     """Stands in the place of a module of a dropped branch: returns zeros."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return new zeros of the shape of ``x``."""
+    def forward(self, x: Tensor, *others: object, **more: object) -> Tensor:
+        """Return new zeros of the shape of ``x``; what else the module was given is not looked at."""
+        del others, more
         return torch.zeros_like(x)
 
 
@@ -42,7 +43,7 @@ def replacements(model: nn.Module, drops: Iterable[Drop]) -> dict[int, nn.Module
                     f"the plan drops the block {drop.block!r} by replacing the module {path!r}, which this "
                     f"{type(model).__name__} lacks; make a plan from this model's own graph"
                 )
-            stand_in: nn.Module = {"skip": Skipped, "zeros": Zeros, "identity": nn.Identity}[kind]()
+            stand_in: nn.Module = {"skip": Skipped, "zeros": Zeros, "identity": Skipped}[kind]()
             stand_in.training = modules[path].training
             found[id(modules[path])] = stand_in
     return found

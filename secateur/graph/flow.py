@@ -6,7 +6,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import Any, Self
 
 import torch
@@ -105,13 +105,10 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def line(self) -> str:
         """Return ``file.py:line`` of the model's own code that runs now, empty if there is none."""
-        frame = sys._getframe(1)
+        frame: FrameType | None = sys._getframe(1)
         while frame is not None:
-            filename = frame.f_code.co_filename
-            if not filename.startswith(OUTSIDE):
-                return f"{Path(filename).name}:{frame.f_lineno}"
-            if frame.f_back is None:
-                break
+            if name := _own_file(frame.f_code.co_filename):
+                return f"{name}:{frame.f_lineno}"
             frame = frame.f_back
         return ""
 
@@ -147,8 +144,16 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del attribute, number, units
         return True
 
+    def taken_apart(self, atoms: IntArray, places: list[int]) -> None:
+        """Record that channels were split or sliced at ``places``, which may be written in code."""
+
     def computed(self, numbers: tuple[float, ...]) -> None:
         """Record the numbers that the operator at hand computes with."""
+
+    @property
+    def flattening(self) -> bool:
+        """Whether the view that runs is a ``flatten``."""
+        return self._attention.flattening
 
     def paired(self, atoms: IntArray | None) -> None:
         """Record that ``atoms`` are summed over in a product of two activations, as queries with keys."""
@@ -321,6 +326,12 @@ def _fits(tensor: Tensor, dims: DimensionLabels) -> bool:
     return len(dims) == len(shape) and all(
         atoms is None or atoms.size == size for atoms, size in zip(dims, shape, strict=True)
     )
+
+
+@functools.cache
+def _own_file(path: str) -> str:
+    """Return the name of a file of the model's own code, empty for torch's and this package's."""
+    return "" if path.startswith(OUTSIDE) else Path(path).name
 
 
 def tensors_in(call: Call) -> Iterator[Tensor]:

@@ -82,11 +82,14 @@ class Record:
     operators: int = 0
     unknown_ops: Counter[str] = field(default_factory=Counter)
     train_mode: bool = False
+    asks_for_sizes: bool = False
+    taken_apart: dict[str, list[IntArray]] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     calls: dict[bool, Any] = field(default_factory=dict)
     module_outputs: dict[bool, list[ModuleOutput]] = field(default_factory=dict)
     views: dict[bool, list[Shaped]] = field(default_factory=dict)
     numbers: dict[bool, list[tuple[float, ...]]] = field(default_factory=dict)
+    slices: dict[bool, list[tuple[int, IntArray | None]]] = field(default_factory=dict)
     axes: Axes = field(default_factory=dict)
     splits: dict[Place, Split] = field(default_factory=dict)
     paired: list[IntArray] = field(default_factory=list)
@@ -127,11 +130,14 @@ class Record:
             operators=self.operators,
             unknown_ops=Counter(self.unknown_ops),
             train_mode=self.train_mode,
+            asks_for_sizes=self.asks_for_sizes,
+            taken_apart=dict(self.taken_apart),
             outputs=self.outputs,
             calls=dict(self.calls),
             module_outputs=dict(self.module_outputs),
             views=dict(self.views),
             numbers=dict(self.numbers),
+            slices=dict(self.slices),
             axes=self.axes,
             splits=dict(self.splits),
             paired=list(self.paired),

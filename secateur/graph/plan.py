@@ -252,10 +252,10 @@ class Plan:
                 attributes=tuple((str(m), str(a), int(v)) for m, a, v in data["attributes"]),
                 regrouped=frozenset(data["regrouped"]),
                 train_mode=bool(data["train_mode"]),
-                outputs=_names(data.get("outputs", [])),
+                outputs=_names(data, "outputs", "module"),
                 drops=_drops_from(data),
-                gone=_names(data.get("gone", [])),
-                approximate=_names(data.get("approximate", [])),
+                gone=_names(data, "gone", "group"),
+                approximate=_names(data, "approximate", "group"),
             )
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             raise PlanError(f"the plan is malformed: {type(error).__name__}: {error}") from error
@@ -296,9 +296,10 @@ def _check_drops(plan: Plan) -> None:
         raise PlanError(f"the plan lists {plan.gone} as groups that go with dropped blocks; it was edited")
 
 
-def _names(names: list[str]) -> tuple[str, ...]:
+def _names(data: dict[str, Any], key: str, kind: str) -> tuple[str, ...]:
+    names = data.get(key, [])
     if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"there is {names!r} instead of a list of names")
+        raise TypeError(f"{key} is {names!r} instead of a list of {kind} names")
     return tuple(names)
 
 

@@ -112,7 +112,7 @@ class Proof:
         """The largest max|zeroed − cut| / max|original| of an approximate cut, None of an exact one."""
         if not self.approximate:
             return None
-        return max((_relative(drift, scale) for drift, _, scale in self._drifts()), default=0.0)
+        return max((_relative(drift, scale) for drift, _, scale in self._drifts() if scale > 0), default=0.0)
 
     def _drifts(self) -> list[tuple[float, float, float]]:
         """Return (drift, zeroing, scale) of the outputs with own weights, or with redrawn ones where there are none."""

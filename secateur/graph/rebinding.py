@@ -1,7 +1,7 @@
 """Groups whose size a model's own code has written down: explained by integers that the code reads, or locked."""
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +9,7 @@ from torch import nn
 
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.trial import Misfit, Trials
-from secateur.graph.units import Group, SizeAttribute
+from secateur.graph.units import Group, SizeAttribute, UnitArray
 from secateur.graph.written_sizes import written_sizes
 
 # Modules have few sizes of their own; a search that needs more trials than this is not about sizes.
@@ -18,10 +18,21 @@ _MOST_TRIALS = 48
 
 @dataclass(frozen=True)
 class _Reading:
-    """An integer that counts the units of a group, or a multiple of them: where it stands below the group's home."""
+    """An integer that a module's code reads, and where it stands seen from the home of a group.
 
-    module: str
+    Attributes:
+        up: how many modules above the home.
+        below: the path from there to the module.
+        attribute: its name.
+    """
+
+    up: int
+    below: str
     attribute: str
+
+    def module(self, group: Group) -> str:
+        """Return the path of the module, for a group of the same pattern."""
+        return f"{_above(_home(group), self.up)}{self.below}".removeprefix(".")
 
 
 def fitted(trials: Trials, graph: ChannelGraph) -> ChannelGraph:
@@ -31,16 +42,20 @@ def fitted(trials: Trials, graph: ChannelGraph) -> ChannelGraph:
     explained or locked, groups of the same pattern (the same slices of parameters of modules of the same classes) with
     it, and the rest is tried again.
     """
+    if not trials.suspicious:
+        return graph
     waiting = [group for group in graph.groups if group.locked is None and group.size > 1]
     sound: list[Group] = []
+    unexplained: set[tuple[str, ...]] = set()
     while waiting:
         found = trials.misfit(graph, [*sound, *waiting])
         if found is None:
             return graph
-        place, misfit = _first_bad(trials, graph, sound, waiting, found)
-        sound, bad, waiting = [*sound, *waiting[:place]], waiting[place], waiting[place + 1 :]
+        number, misfit = _first_bad(trials, graph, sound, waiting, found)
+        sound, bad, waiting = [*sound, *waiting[:number]], waiting[number], waiting[number + 1 :]
         alike = [group for group in waiting if _pattern(trials.model, group) == _pattern(trials.model, bad)]
-        readings = _explained(trials, graph, sound, bad, misfit)
+        kind = (misfit.line, *(f"{entry}" for entry in _pattern(trials.model, bad)))
+        readings = () if kind in unexplained else _explained(trials, graph, sound, bad, misfit)
         if readings:
             graph = _rebound(trials, graph, bad, readings)
             sound.append(bad)
@@ -51,11 +66,13 @@ def fitted(trials: Trials, graph: ChannelGraph) -> ChannelGraph:
                 graph, sound = together, [*sound, *alike]
                 waiting = _without(waiting, alike)
             continue
+        unexplained.add(kind)
         locks = {bad.name: misfit.reason()}
         # One more witness, and the pattern counts as understood.
-        if alike and trials.misfit(graph, [*sound, alike[-1]]) is not None:
-            locks |= {group.name: _moved(trials.model, misfit, bad, group).reason() for group in alike}
-            waiting = _without(waiting, alike)
+        same = [alike[-1]] if alike and trials.misfit(graph, [*sound, alike[-1]]) is not None else []
+        same = alike if same else [group for group in alike if trials.misfit(graph, [*sound, group]) is not None]
+        locks |= {group.name: _moved(trials.model, misfit, bad, group).reason() for group in same}
+        waiting = _without(waiting, same)
         graph = locked(graph, locks)
     return graph
 
@@ -84,21 +101,43 @@ def _first_bad(
 def _explained(
     trials: Trials, graph: ChannelGraph, sound: list[Group], group: Group, misfit: Misfit
 ) -> tuple[_Reading, ...]:
-    """Return the integers whose change with ``group`` makes the run fit, as few as will do; empty if there are none."""
-    candidates = tuple(_readings(trials.model, group, misfit))
+    """Return the integers whose change with ``group`` makes the run fit, as few as will do; empty if there are none.
 
-    def fits(chosen: Sequence[_Reading]) -> bool:
-        return trials.misfit(_rebound(trials, graph, group, chosen), [*sound, group]) is None
+    Where several modules have written the size down, each is explained when the run comes to it.
+    """
+    known: tuple[_Reading, ...] = ()
+    places: set[str] = set()
+    found: Misfit | None = misfit
 
-    for chosen in itertools.islice(_subsets(candidates), _MOST_TRIALS):
-        if fits(chosen):
-            needed = list(chosen)
-            for reading in chosen:
-                fewer = [other for other in needed if other is not reading]
-                if fewer and fits(fewer):
-                    needed = fewer
-            return tuple(needed)
-    return ()
+    def run(more: Sequence[_Reading]) -> Misfit | None:
+        return trials.misfit(_rebound(trials, graph, group, (*known, *more)), [*sound, group])
+
+    while found is not None:
+        if found.computed or found.module in places:
+            return ()
+        here = found.module
+        places.add(here)
+        for chosen in itertools.islice(_subsets(tuple(_readings(trials, group, found))), _MOST_TRIALS):
+            after = run(chosen)
+            if after is None or after.module not in places:  # on to the next place
+                known, found = (*known, *_needed(chosen, run, places)), after
+                break
+        if found is not None and found.module == here:
+            return ()
+    return known
+
+
+def _needed(
+    chosen: tuple[_Reading, ...], run: Callable[[Sequence[_Reading]], Misfit | None], places: set[str]
+) -> tuple[_Reading, ...]:
+    """Leave out what the run does as well without."""
+    needed = list(chosen)
+    for reading in chosen:
+        fewer = [other for other in needed if other is not reading]
+        after = run(fewer) if fewer else None
+        if fewer and (after is None or after.module not in places):
+            needed = fewer
+    return tuple(needed)
 
 
 def _subsets(candidates: tuple[_Reading, ...]) -> Iterator[tuple[_Reading, ...]]:
@@ -107,39 +146,48 @@ def _subsets(candidates: tuple[_Reading, ...]) -> Iterator[tuple[_Reading, ...]]
         yield from itertools.combinations(candidates, count)
 
 
-def _readings(model: nn.Module, group: Group, misfit: Misfit) -> Iterable[_Reading]:
+def _readings(trials: Trials, group: Group, misfit: Misfit) -> Iterator[_Reading]:
     """Yield the integers where the run failed, and around it up to the home of ``group``, that may count its units."""
     home = _home(group)
-    if not _is_within(misfit.module, home):
-        return
-    for path in dict.fromkeys([misfit.module, *_above(misfit.module, home)]):
-        module = model.get_submodule(path)
+    up = 0
+    while not _is_within(misfit.module, _above(home, up)):
+        up += 1
+    top = _above(home, up)
+    path = misfit.module
+    while True:
+        module = trials.model.get_submodule(path)
         # Counts of torch's own layers follow from their tensors; what a whole model keeps, its parts do not read.
-        if type(module).__module__.startswith("torch.nn.") or (not path and misfit.module):
-            continue
-        for attribute, value in written_sizes(module).items():
-            if _counts(value, group):
-                yield _Reading(path[len(home) :], attribute)
+        if not type(module).__module__.startswith("torch.nn.") and (path or not misfit.module):
+            for attribute, value in written_sizes(module).items():
+                if _counted(trials, path, value, group) is not None:
+                    yield _Reading(up, path[len(top) :], attribute)
+        if path == top:
+            return
+        path = path.rpartition(".")[0]
 
 
-def _counts(value: int | None, group: Group) -> bool:
-    """Whether an integer can be a number of slices that all units of a group take together."""
+def _counted(trials: Trials, path: str, value: int, group: Group) -> UnitArray | None:
+    """Return the units that an integer may count: a part that code has taken, or every unit as often as any."""
+    for units in trials.counted(path, value):
+        if ((units >= group.offset) & (units < group.offset + group.size)).any():
+            return units
     most = max((np.bincount(member.units[member.units >= 0]).max() for member in group.members), default=1)
-    return value is not None and value % group.size == 0 and value // group.size <= most
+    if value % group.size or value // group.size > most:
+        return None
+    return np.repeat(np.arange(group.offset, group.offset + group.size, dtype=np.int64), value // group.size)
 
 
 def _rebound(trials: Trials, graph: ChannelGraph, group: Group, readings: Sequence[_Reading]) -> ChannelGraph:
     """Return ``graph`` in which ``readings`` count the units of ``group``; those that its home lacks are left out."""
-    home = _home(group)
     modules = dict(trials.model.named_modules())
+    known = {(entry.module, entry.attribute) for entry in graph.attributes}
     more = []
     for reading in readings:
-        module = modules.get(home + reading.module)
-        value = None if module is None else written_sizes(module).get(reading.attribute)
-        if value is None or not _counts(value, group):
-            continue
-        units = np.repeat(np.arange(group.offset, group.offset + group.size, dtype=np.int64), value // group.size)
-        more.append(SizeAttribute(home + reading.module, reading.attribute, units))
+        path = reading.module(group)
+        value = None if path not in modules else written_sizes(modules[path]).get(reading.attribute)
+        units = None if value is None else _counted(trials, path, value, group)
+        if units is not None and (path, reading.attribute) not in known:
+            more.append(SizeAttribute(path, reading.attribute, units))
     return replace(graph, attributes=(*graph.attributes, *more))
 
 
@@ -168,11 +216,11 @@ def _home(group: Group) -> str:
     return home
 
 
-def _above(path: str, home: str) -> Iterator[str]:
-    """Yield the modules around ``path``, up to ``home``."""
-    while path != home and path:
+def _above(path: str, levels: int) -> str:
+    """Return the path of the module so many levels around another."""
+    for _ in range(levels):
         path = path.rpartition(".")[0]
-        yield path
+    return path
 
 
 def _is_within(path: str, home: str) -> bool:

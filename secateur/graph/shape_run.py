@@ -16,7 +16,29 @@ _ACTIVATIONS = frozenset(
 VIEWS = frozenset(["view", "_unsafe_view", "_reshape_alias"])
 """Operators whose result has a shape that code has asked for; what ``reshape`` comes down to, copied or not."""
 
-_ARITHMETIC = frozenset(["add", "sub", "rsub", "mul", "div", "pow", "floor_divide", "remainder", "fmod"])
+SPLITS = frozenset(["split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes", "chunk"])
+"""Operators whose results have sizes that code has asked for."""
+
+FOLLOWING = frozenset(
+    [
+        *_ACTIVATIONS,
+        *["add", "sub", "mul", "div", "cat", "mm", "addmm", "t", "transpose", "permute", "detach", "clone", "alias"],
+        *["native_batch_norm", "native_layer_norm", "convolution", "dropout", "native_dropout", "_softmax", "softmax"],
+        *[
+            "mean",
+            "sum",
+            "amax",
+            "_adaptive_avg_pool2d",
+            "adaptive_max_pool2d",
+            "avg_pool2d",
+            "max_pool2d_with_indices",
+        ],
+        *["upsample_nearest2d", "upsample_bilinear2d", "unsqueeze", "squeeze", "copy", "prelu", "_to_copy", "bmm"],
+    ]
+)
+"""Operators whose result has the sizes of its inputs, whatever the code says; of others the code may ask for a size."""
+
+ARITHMETIC = frozenset(["add", "sub", "rsub", "mul", "div", "pow", "floor_divide", "remainder", "fmod"])
 
 _FOLLOWED = "_secateur_followed"
 
@@ -28,6 +50,9 @@ class Watcher(Protocol):
 
     def viewed(self, tensor: Tensor) -> None:
         """See the result of a view outside attention."""
+
+    def sliced(self, start: int) -> None:
+        """See where a slice begins."""
 
     def computed(self, numbers: tuple[float, ...]) -> None:
         """See the numbers that an operator computes with, where it has any."""
@@ -64,6 +89,12 @@ class ShapeRun(TorchDispatchMode):  # type: ignore[no-untyped-call]
             follow(tensor)
         if watched and name in VIEWS:
             self._watcher.viewed(result)
+        elif watched and name == "slice":
+            self._watcher.viewed(result)
+            self._watcher.sliced(start_of_slice(args)[1])
+        elif watched and name in SPLITS:
+            for part in result:
+                self._watcher.viewed(part)
         return result
 
 
@@ -93,9 +124,17 @@ def _tensors_in(values: Any) -> Iterator[Tensor]:
             yield from (item for item in value if isinstance(item, Tensor))
 
 
+def start_of_slice(args: tuple[Any, ...]) -> tuple[int, int]:
+    """Return the dimension that ``slice(input, dim, start, …)`` cuts, and where it begins, counted from the front."""
+    axis = (args[1] if len(args) > 1 else 0) % args[0].dim()
+    start = args[2] if len(args) > 2 else None
+    size = args[0].shape[axis]
+    return axis, 0 if start is None else max(0, min(size, start + size if start < 0 else start))
+
+
 def numbers_in(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[float, ...]:
     """Return the numbers that an operator computes with: fractions, and whole numbers too where it is arithmetic."""
-    kinds = (int, float) if name in _ARITHMETIC else (float,)
+    kinds = (int, float) if name in ARITHMETIC else (float,)
     return tuple(value for value in (*args, *kwargs.values()) if type(value) in kinds)
 
 
@@ -148,7 +187,25 @@ def _activated(first: Tensor, *_: Any) -> Tensor | None:
 
 
 def _combined(first: Tensor, second: Any = None, *_: Any) -> Tensor | None:
-    return meta_like(first) if _alike(first, second) else None
+    if _alike(first, second):
+        return meta_like(first)
+    if not isinstance(second, Tensor) or first.dtype != second.dtype or first.dim() != second.dim():
+        return None
+    # A gate per channel, as in squeeze-and-excitation, or the other way round.
+    shapes = list(zip(first.shape, second.shape, strict=True))
+    if all(other in (size, 1) for size, other in shapes):
+        return meta_like(first)
+    if all(size in (other, 1) for size, other in shapes) and second.device.type == "meta":
+        return meta_like(second)
+    return None
+
+
+def _averaged(first: Tensor, axes: Any = None, keep: bool = False, *_: Any) -> Tensor | None:
+    if not isinstance(axes, list | tuple) or not axes or not first.is_floating_point():
+        return None
+    chosen = {axis % first.dim() for axis in axes}
+    shape = [1 if axis in chosen else size for axis, size in enumerate(first.shape)]
+    return _contiguous(tuple(size for axis, size in enumerate(shape) if keep or axis not in chosen), first.dtype)
 
 
 def _softened(first: Tensor, *_: Any) -> Tensor | None:
@@ -170,6 +227,7 @@ def _multiplied_and_added(bias: Tensor, first: Any, second: Any) -> Tensor | Non
 _BY_SHAPE: dict[str, Callable[..., Any]] = {
     "native_batch_norm": _normalised,
     "native_layer_norm": _layer_normalised,
+    "mean": _averaged,
     "_softmax": _softened,
     "mm": _multiplied,
     "bmm": _multiplied,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from secateur.graph.blocks import Block, Drop, renumbered
 from secateur.graph.costs import Costs, Forms, Terms
 from secateur.graph.labels import IntArray
+from secateur.graph.ties import ties_without
 
 if TYPE_CHECKING:
     from secateur.graph.channel_graph import ChannelGraph
@@ -65,6 +66,7 @@ def without_blocks(graph: "ChannelGraph", blocks: Sequence[Block]) -> "ChannelGr
             for block in graph.blocks
             if block not in blocks and not set(block.tensors) <= gone
         ),
+        ties=ties_without(graph.ties, gone),
     )
 
 

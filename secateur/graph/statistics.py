@@ -39,7 +39,8 @@ def _group_norm(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], dims: 
     # Of several groups whole ones go and take their statistics along.
     kept = _kept(tensor, dims, (1,) if groups == 1 else ())
     small = _narrowed(tensor, kept)
-    vectors = [_narrowed(vector, {0: index for index in kept.values()}) for vector in args[1:3]]
+    inner = {axis - 1: index for axis, index in kept.items()}
+    vectors = [_narrowed(vector, inner) for vector in args[1:3]]
     result = func(small, *vectors, args[3], small.shape[1], *args[5:], **kwargs)
     return (_widened(result[0], tensor, kept), *result[1:])
 

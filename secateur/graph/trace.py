@@ -3,6 +3,7 @@
 import contextlib
 import functools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ from secateur.graph.slots import (
     swapped,
 )
 from secateur.graph.splits import helpful, other_axes
+from secateur.graph.tie_finding import ties_of
 from secateur.graph.tracer import Tracer
 from secateur.graph.trial import Trials
 
@@ -85,6 +87,7 @@ def trace(
             graph, unit_of_atom = build(record)
     if trial:
         graph = fitted(Trials(model, record, unit_of_atom, meta=meta), graph)
+    graph = replace(graph, ties=ties_of(record, graph, unit_of_atom))
     return with_blocks(model, record, graph, meta=meta, trial=trial)
 
 

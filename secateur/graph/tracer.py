@@ -5,14 +5,26 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from secateur.graph import inputs
 from secateur.graph.flow import Call, Flow, tensors_in
 from secateur.graph.groups import Record, Split
-from secateur.graph.labels import IntArray, Labels, attach, labels_of
+from secateur.graph.labels import IntArray, Labels, Origin, attach, labels_of
 from secateur.graph.rules import Rule
-from secateur.graph.shape_run import VIEWS, meta_like, numbers_in, on_shapes
+from secateur.graph.shape_run import (
+    ARITHMETIC,
+    FOLLOWING,
+    SPLITS,
+    VIEWS,
+    meta_like,
+    numbers_in,
+    on_shapes,
+    start_of_slice,
+)
+
+_SHAPED = VIEWS | SPLITS | {"slice"}
 
 
 class Tracer(Flow):  # type: ignore[no-untyped-call]
@@ -23,8 +35,10 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         self._record = record
         self._meta = meta
         self._costs = costs
+        self._unions = len(record.atoms.edges)
         self._returned = record.module_outputs.setdefault(not costs, [])
         self._computed = record.numbers.setdefault(not costs, [])
+        self._sliced = record.slices.setdefault(not costs, [])
         self._viewed = record.views.setdefault(not costs, [])
         self.unknown = record.unknown_ops
 
@@ -52,7 +66,15 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
 
     def run(self, func: Any, name: str, call: Call) -> Any:
         """Run the operator, on meta tensors the common ones by their shape alone, and note the numbers in it."""
-        self.computed(numbers_in(name, *call))
+        numbers = numbers_in(name, *call)
+        self.computed(numbers)
+        written = name == "native_layer_norm" and not isinstance(self.module, nn.LayerNorm)
+        if (written or name not in FOLLOWING or (numbers and name in ARITHMETIC)) and not self.flattening:
+            self._record.asks_for_sizes = self._record.asks_for_sizes or self._carries(call)
+        if name == "slice":
+            axis, start = start_of_slice(call[0])
+            atoms = self.dims(call[0][0])[axis]
+            self._sliced.append((start, None if atoms is None else atoms[:start]))
         return on_shapes(func, name, *call) if self._meta else func(*call[0], **call[1])
 
     def see(
@@ -77,10 +99,15 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         )
         return result
 
+    def _carries(self, call: Call) -> bool:
+        return any(dim is not None for tensor in tensors_in(call) for dim in self.dims(tensor))
+
     def after(self, func: Any, labels: list[Labels | None], results: list[Tensor]) -> None:
         """Note which parameters are reached, and how long activations live."""
         record = self._record
-        if getattr(func, "_opname", "") in VIEWS:
+        if len(record.atoms.edges) > self._unions:
+            self._note_origin(func)
+        if getattr(func, "_opname", "") in _SHAPED:
             self._viewed.extend((tuple(tensor.shape), self.dims(tensor)) for tensor in results)
         record.operators += 1
         now = record.operators
@@ -101,6 +128,12 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
             given = labels_of(tensor)
             if given is not None and not given.from_weights and given.storage < 0:
                 given.storage = first if alias else self._new_storage(tensor)
+
+    def _note_origin(self, func: Any) -> None:
+        atoms = self._record.atoms
+        name = str(getattr(func, "_opname", getattr(func, "__name__", func))).strip("_").removeprefix("native_")
+        atoms.origins.append(Origin(self._unions, len(atoms.edges), name, self.module_path, self.line()))
+        self._unions = len(atoms.edges)
 
     def _new_storage(self, tensor: Tensor) -> int:
         if not self._costs:
@@ -131,11 +164,15 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
     def regroup(self, weight: Tensor, groups: int) -> bool:
         """See :class:`Flow`."""
         labels = labels_of(weight)
-        if labels is None or labels.parameter is None:
+        slots = () if labels is None or labels.parameter is None else self._record.stored[labels.parameter].slots
+        if not slots or any(getattr(slot.module, "groups", None) != groups for slot in slots):
+            self._record.asks_for_sizes = True
             return False
-        for slot in self._record.stored[labels.parameter].slots:
-            if not isinstance(slot.module, nn.modules.conv._ConvNd) or slot.module.groups != groups:
-                return False
+        if not all(isinstance(slot.module, nn.modules.conv._ConvNd) for slot in slots):
+            self._record.asks_for_sizes = True
+            return False
+        assert labels is not None
+        assert labels.parameter is not None
         self._record.regrouped.add(labels.parameter)
         return True
 
@@ -177,6 +214,12 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         axis = record.axes.get(place, super().carrying_axis(block, varying))
         record.splits[place] = Split(block, tuple(varying), axis, self.module_path)
         return axis
+
+    def taken_apart(self, atoms: IntArray, places: list[int]) -> None:
+        """See :class:`Flow`; integers of the module may count the whole, a part, or what lies before a place."""
+        parts = np.split(atoms, [place for place in places if 0 < place < atoms.size])
+        before = [atoms[:place] for place in places if 0 < place < atoms.size]
+        self._record.taken_apart.setdefault(self.module_path, []).extend([atoms, *parts, *before])
 
     def computed(self, numbers: tuple[float, ...]) -> None:
         """See :class:`Flow`; a trial cut must compute with the same."""

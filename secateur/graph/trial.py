@@ -29,7 +29,7 @@ from secateur.graph.plan import Plan
 from secateur.graph.shape_run import follow, meta_like, running_on_shapes
 from secateur.graph.slots import StoredTensor, alike, mode_of, module_names, preserved, randomness_preserved, swapped
 from secateur.graph.surgery import cut_tensor, integer_attributes
-from secateur.graph.units import Group
+from secateur.graph.units import Group, UnitArray
 from secateur.graph.written_sizes import read_size, write_size
 
 
@@ -57,14 +57,33 @@ class Trials:
         self._unit_of_atom = unit_of_atom
         self._meta = meta
         self._modes = (False, True) if record.train_mode else (False,)
+        self.suspicious = record.asks_for_sizes or not meta
         self._record = record
         self._names = module_names(model)
 
     def misfit(self, graph: ChannelGraph, groups: Sequence[Group]) -> Misfit | None:
-        """Cut one unit of each of ``groups`` and run the model; None if it runs and every module's output fits."""
-        plan = graph.plan({group.name: range(1, group.size) for group in groups}, allow_approximate=True)
+        """Cut one unit of each of ``groups`` and run the model; None if it runs and every module's output fits.
+
+        Where channels are sliced at places of their own, not only the first unit is tried but also the last.
+        """
+        for unit in (0, -1) if self._record.taken_apart else (0,):
+            found = self._without(graph, groups, unit)
+            if found is not None:
+                return found
+        return None
+
+    def counted(self, module: str, size: int) -> Iterator[UnitArray]:
+        """Yield the units of the parts of channels, ``size`` long, that a module's code has split or sliced."""
+        for atoms in self._record.taken_apart.get(module, ()):
+            if atoms.size == size:
+                yield self._unit_of_atom[atoms]
+
+    def _without(self, graph: ChannelGraph, groups: Sequence[Group], unit: int) -> Misfit | None:
+        gone = {group.name: unit % group.size for group in groups}
+        kept = {group.name: [n for n in range(group.size) if n != gone[group.name]] for group in groups}
+        plan = graph.plan(kept, allow_approximate=True)
         removed = np.zeros(int(graph.sizes.sum()) + 1, dtype=np.int64)
-        removed[[group.offset for group in groups]] = 1
+        removed[[group.offset + gone[group.name] for group in groups]] = 1
         marks = removed[self._unit_of_atom]  # the last entry stands for unit -1, which stays
         self.count += 1
         for training in self._modes:
@@ -121,12 +140,14 @@ class _Watch:
     def __init__(self, names: dict[int, str], record: Record, marks: IntArray, *, training: bool, meta: bool) -> None:
         self._expected: list[ModuleOutput] = record.module_outputs[training]
         self._views: list[Shaped] = record.views[training]
+        self._slices = record.slices[training]
         self._numbers: list[tuple[float, ...]] = record.numbers[training]
         self._meta = meta
         self._names = names
         self._marks = marks
         self._next = 0
         self._next_view = 0
+        self._next_slice = 0
         self._next_numbers = 0
         self._stack: list[str] = [""]
         self._handles: list[Any] = []
@@ -169,6 +190,15 @@ class _Watch:
         if self._next_view >= len(self._views) or tensor.shape != self._after(*self._views[self._next_view]):
             raise _UnexpectedShapeError
         self._next_view += 1
+
+    def sliced(self, start: int) -> None:
+        """Compare where a slice begins: it must move with the channels before it."""
+        if self._next_slice >= len(self._slices):
+            raise _UnexpectedShapeError
+        before, atoms = self._slices[self._next_slice]
+        self._next_slice += 1
+        if start != before - (0 if atoms is None else int(self._marks[atoms].sum())):
+            raise _UnexpectedShapeError
 
     def computed(self, numbers: tuple[float, ...]) -> None:
         """Compare the numbers that an operator computes with: a scale or a mean may be made from a size."""

@@ -3,6 +3,7 @@
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -138,7 +139,7 @@ def _prove(
             drawn = seed if draw == 0 else derive_seed(seed, "verify", draw)
             redraw(wide, drawn)
             copy_sliced(wide, narrow, plan)
-            noise = inputs.map_tensors(lambda tensor, drawn=drawn: inputs.noise_like(tensor, drawn), given)
+            noise = inputs.map_tensors(partial(inputs.noise_like, seed=drawn), given)
             for mode in modes:
                 found += _compare(wide, narrow, plan, noise, names, weights="redrawn", mode=mode, precision=precision)
             outputs += found

@@ -11,12 +11,18 @@ from torch.overrides import TorchFunctionMode
 ATTENTION = nn.functional.scaled_dot_product_attention
 """Torch's own function."""
 
+_FLATTEN = (torch.flatten, torch.Tensor.flatten)
+
 
 class WholeAttention(TorchFunctionMode):
     """Hands every call of attention to one function while it is entered.
 
     Its default scale 1/√d reads a size, and which kernels it decomposes to depends on the device; neither can be seen
     operator by operator. Fused attention layers, which hide their products, take the ordinary path meanwhile.
+
+    Attributes:
+        running: whether a call of attention is being run.
+        flattening: whether a call of ``flatten`` is: the sizes of that view come from no code.
 
     Args:
         handle: called with the arguments of each call in place of torch's function; it may call that itself.
@@ -25,6 +31,7 @@ class WholeAttention(TorchFunctionMode):
     def __init__(self, handle: Callable[[tuple[Any, ...], dict[str, Any]], Any]) -> None:
         super().__init__()
         self.running = False
+        self.flattening = False
         self._handle = handle
         self._before: list[tuple[Any, bool]] = []
 
@@ -41,8 +48,14 @@ class WholeAttention(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Hand attention on, and run everything else as it is."""
+        """Hand attention on, note that a ``flatten`` runs, and run everything else as it is."""
         del types
+        if func in _FLATTEN:
+            self.flattening = True
+            try:
+                return func(*args, **(kwargs or {}))
+            finally:
+                self.flattening = False
         return (self.attend if func is ATTENTION else func)(*args, **(kwargs or {}))
 
     def __enter__(self) -> Self:

@@ -16,6 +16,7 @@ from secateur.errors import BudgetError, TrainingError, VerificationError
 from secateur.graph import ChannelGraph, Plan, Proof, apply, trace, verify
 from secateur.graph.inputs import ExampleInputs, map_tensors
 from secateur.methods.contract import Compressed, MethodRecord, Progress
+from secateur.methods.levels import notes_on
 from secateur.record import Evaluation, TrainResult
 from secateur.training import Store, Task, TrainSettings, weights_digest
 
@@ -88,7 +89,8 @@ class MethodRun:
             total = Plan.from_json(known["plan"])
             self.notes = [str(note) for note in known["notes"]]  # type: ignore[union-attr]
         step = self._step(earlier, total)
-        self.tell(f"cut {number} of {of}: {len(step.kept)} groups lose units")
+        dropped = f", {len(step.drops)} blocks are dropped whole" if step.drops else ""
+        self.tell(f"cut {number} of {of}: {len(step.kept)} groups lose units{dropped}")
         return apply(small, step, verify_with=None if known is not None else self._inputs(small)), total
 
     @contextlib.contextmanager
@@ -117,6 +119,7 @@ class MethodRun:
         """
         if plan.is_empty:
             raise BudgetError(nothing_to_cut(self.budget))
+        self.notes += notes_on(self.graph, plan)
         after_cut = self.evaluated("after-cut", small, plan)
         proof = self.proved(plan)
         self.train("finetune", small, finetune_epochs)
@@ -161,7 +164,8 @@ class MethodRun:
             before = earlier.kept.get(name, range(self.graph.group(name).size))
             place = {unit: position for position, unit in enumerate(before)}
             kept[name] = [place[unit] for unit in units]
-        return self.graph.after(earlier).plan(kept)
+        blocks = [name for name in total.dropped_blocks if name not in earlier.dropped_blocks]
+        return self.graph.after(earlier).plan(kept, blocks=blocks, allow_approximate=bool(total.approximate))
 
     def _made_for(self, target: Budget | None, earlier: Plan) -> dict[str, JsonValue]:
         return {

@@ -6,7 +6,6 @@ from dataclasses import fields, replace
 from fractions import Fraction
 from itertools import pairwise
 
-import numpy as np
 from torch import nn
 
 from secateur.cost import Budget
@@ -14,6 +13,7 @@ from secateur.cost.budget import meter
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, trace
 from secateur.methods.contract import Method, Progress
+from secateur.methods.levels import least_cost
 from secateur.methods.running import silent
 from secateur.methods.trials import Candidate as Candidate
 from secateur.methods.trials import NothingNearError as NothingNearError
@@ -80,7 +80,7 @@ def smallest_within(
     )
     tell: Progress = progress or silent
     graph = trace(model, task.example_inputs.to(next(model.parameters()).device))
-    ends = _ends(graph, amount, tolerance, least, also)
+    ends = _ends(graph, method, amount, tolerance, least, also)
     trials = Trials(
         method=method,
         model=model,
@@ -122,6 +122,7 @@ def smallest_within(
 
 def easiest_budget(
     graph: ChannelGraph,
+    method: Method | None = None,
     *,
     amount: str = "macs",
     tolerance: float = 0.02,
@@ -134,6 +135,7 @@ def easiest_budget(
 
     Args:
         graph: of the dense model.
+        method: how to cut; None cuts channels alone.
         amount: as in :func:`smallest_within`, like all that follow.
         tolerance: see there.
         least: see there.
@@ -144,7 +146,7 @@ def easiest_budget(
         UsageError: the settings leave no share to try.
     """
     check_search(max_drop_points=0, amount=amount, recovery_epochs=0, tolerance=tolerance, least=least)
-    share = _ends(graph, amount, tolerance, least, also)[-1] / _steps(tolerance)
+    share = _ends(graph, method, amount, tolerance, least, also)[-1] / _steps(tolerance)
     return budget_of(amount, share, also)
 
 
@@ -195,27 +197,27 @@ def _steps(tolerance: float) -> int:
     return math.ceil(1 / _exact(tolerance))
 
 
-def _ends(graph: ChannelGraph, amount: str, tolerance: float, least: float | None, also: Budget | None) -> range:
+def _ends(
+    graph: ChannelGraph, method: Method | None, amount: str, tolerance: float, least: float | None, also: Budget | None
+) -> range:
     """Return the shares that may be tried, as numerators over the steps; all of the original is none of them.
 
     Raises:
-        BudgetError: even with one unit in every group a limit cannot be held, or there is no table for a latency.
+        BudgetError: even the deepest cut does not hold a limit, or there is no table for a latency.
         UsageError: there is no such share.
     """
     steps = _steps(tolerance)
-    floor = np.asarray([1 if group.prunable else group.size for group in graph.groups], dtype=np.int64)
     limits = {} if also is None else also.limits(graph)
     for name, limit in limits.items():
-        needed = meter(name, graph)(floor)
+        needed = least_cost(graph, method, name)
         if needed > limit:
             raise BudgetError(
-                f"cannot hold {name} ≤ {limit:,.0f} in any candidate: one unit in every group needs {needed:,.0f}; "
+                f"cannot hold {name} ≤ {limit:,.0f} in any candidate: the deepest cut needs {needed:,.0f}; "
                 f"allow at least {needed:,.0f}"
             )
-    cost = meter(amount, graph)
-    whole, possible = Fraction(cost(graph.sizes)), Fraction(cost(floor))
+    whole, possible = Fraction(meter(amount, graph)(graph.sizes)), Fraction(least_cost(graph, method, amount))
     if possible >= whole:
-        raise BudgetError(f"no group of the model may be cut so that {amount} falls below {int(whole):,}")
+        raise BudgetError(f"nothing of the model may be cut so that {amount} falls below {int(whole):,}")
     first = max(1, math.ceil(possible / whole * steps), math.ceil(_exact(least or 0) * steps))
     bound = None if also is None else also.given().get(amount)
     top = Fraction(1) if bound is None else _exact(bound) if isinstance(bound, float) else bound / whole

@@ -17,6 +17,7 @@ from secateur.cost.budget import meter
 from secateur.errors import ArtifactError, BudgetError, TrainingError, UsageError
 from secateur.graph import ChannelGraph
 from secateur.methods.contract import Method, Progress
+from secateur.methods.levels import cost_after
 from secateur.record import Evaluation
 from secateur.record.measurements import STRICT
 from secateur.record.strict_json import read_json, write_json
@@ -182,10 +183,10 @@ class Trials:
             result = self._quick.compress(self.model, self.task, budget, store=own, progress=tell)
         except BudgetError as error:
             return Candidate(share=share, reason=str(error))
-        cost, kept = meter(self.amount, self.graph), self.graph.kept_sizes(result.plan)
+        whole = meter(self.amount, self.graph)(self.graph.sizes)
         return Candidate(
             share=share,
-            reached=cost(kept) / cost(self.graph.sizes),
+            reached=cost_after(self.graph, result.plan, self.amount) / whole,
             macs=self.graph.macs(result.plan),
             params=self.graph.params(result.plan),
             after_cut=result.record.after_cut,

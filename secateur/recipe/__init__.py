@@ -8,6 +8,7 @@ from secateur.recipe.plans import MadePlan as MadePlan
 from secateur.recipe.plans import apply_plan as apply_plan
 from secateur.recipe.plans import check_target as check_target
 from secateur.recipe.plans import make_plan as make_plan
+from secateur.recipe.plans import plan_without as plan_without
 from secateur.recipe.plans import read_plan as read_plan
 from secateur.recipe.plans import verify_file as verify_file
 from secateur.recipe.plans import write_plan as write_plan
@@ -75,6 +76,7 @@ __all__ = [
     "measure_sensitivity",
     "parse_shape",
     "parse_shares",
+    "plan_without",
     "read_data",
     "read_plan",
     "read_recipe",

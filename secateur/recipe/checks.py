@@ -79,13 +79,20 @@ def check_training(
             ) from error
 
 
-def require_prunable(graph: ChannelGraph) -> None:
+def require_prunable(graph: ChannelGraph, method: object = None) -> None:
     """Refuse a model of which nothing can be cut.
+
+    Args:
+        graph: of the model.
+        method: its settings ``allow_approximate`` and ``level``, where it has them, say what may be cut.
 
     Raises:
         ModelError: it has no layers to cut, or all of its groups are locked.
     """
-    if any(group.prunable for group in graph.groups):
+    allowed, level = getattr(method, "allow_approximate", False), getattr(method, "level", "channel")
+    if level != "block" and any(group.cuttable(allow_approximate=allowed) for group in graph.groups):
+        return
+    if level != "channel" and any(block.locked is None for block in graph.blocks):
         return
     if not graph.groups:
         raise ModelError(
@@ -97,8 +104,18 @@ def require_prunable(graph: ChannelGraph) -> None:
     more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
     raise ModelError(
         f"nothing of {graph.model_class} can be cut, because all of its groups ({len(graph.groups)}) are locked: "
-        f"{shown}{more}; `secateur groups` lists them all"
+        f"{shown}{more}; `secateur groups` lists them all{_other_ways(graph, method)}"
     )
+
+
+def _other_ways(graph: ChannelGraph, method: object) -> str:
+    """Return what else could be cut, if ``method`` has settings for it that are off."""
+    ways = []
+    if not getattr(method, "allow_approximate", True) and any(group.locked is None for group in graph.groups):
+        ways.append("--allow-approximate, where channels are normalised together")
+    if getattr(method, "level", "") == "channel" and any(block.locked is None for block in graph.blocks):
+        ways.append("--level block, which drops whole residual blocks")
+    return f"; there is {' and '.join(ways)}" if ways else ""
 
 
 def _way_to_logits(outputs: object, samples: int, classes: int) -> str:

@@ -129,7 +129,7 @@ class _Job:
             )
         subject = build_subject(recipe.model, data=data, device=device, seed=recipe.seed)
         graph = subject.trace()
-        require_prunable(graph)
+        require_prunable(graph, recipe.method)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MinimumWarning)  # said again when the cut is decided for good
             # Sizes alone tell whether the budget can be met, so untrained weights do for this.
@@ -237,7 +237,7 @@ class _Job:
         self, command: tuple[str, ...], phases: tuple[TrainResult, ...], compressed: Compressed, measured: Measured
     ) -> RunRecord:
         """Return the record of the whole run."""
-        proof = compressed.record.proof
+        proof, allowed = compressed.record.proof, self.recipe.method.allow_approximate
         dense = ("dense",) if self.recipe.train_epochs else ()
         files = ("recipe", "log", "plan", *dense, "model", "report")
         return RunRecord(
@@ -256,10 +256,16 @@ class _Job:
                 verdict=proof.verdict,
                 relative_error=proof.error,
                 float32_error=proof.float32_error if proof.float32_error is not None else float("nan"),
+                drift=proof.drift,
+                drift_of_output=proof.drift_of_output,
             ),
             agreement=measured.agreement,
-            prunable_share_of_macs=self.graph.prunable_share_of_macs(),
-            locked={g.name: g.locked or g.approximate or "" for g in self.graph.groups if not g.prunable},
+            prunable_share_of_macs=self.graph.prunable_share_of_macs(allow_approximate=allowed),
+            locked={
+                group.name: group.locked or group.approximate or ""
+                for group in self.graph.groups
+                if not group.cuttable(allow_approximate=allowed)
+            },
             files={what: FILES[what] for what in (*files, *(["onnx"] if measured.agreement else []))},
             notes=(*measured.notes, *compressed.record.notes),
         )

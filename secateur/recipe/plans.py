@@ -2,6 +2,7 @@
 
 import json
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from secateur.export import load, save
 from secateur.files import write_text
 from secateur.graph import ChannelGraph, Plan, Proof, apply, verify
 from secateur.methods import Method
+from secateur.methods.levels import notes_on
 from secateur.recipe.checks import require_prunable
 from secateur.recipe.proving import proved_cut
 from secateur.recipe.rundir import refuse_file_above
@@ -62,14 +64,27 @@ def make_plan(subject: Subject, budget: Budget | None, method: Method) -> MadePl
         TraceError: the model does not run.
     """
     graph = subject.trace()
-    require_prunable(graph)
+    require_prunable(graph, method)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MinimumWarning)
         plan = method.decide(graph, subject.model, budget)
     notes = [str(warning.message) for warning in caught if issubclass(warning.category, MinimumWarning)]
+    notes += notes_on(graph, plan)
     if not subject.has_weights:
         notes.append("no --weights were given, so the scores are those of random weights")
     return MadePlan(graph, plan, tuple(notes), random_weights=not subject.has_weights)
+
+
+def plan_without(subject: Subject, blocks: Sequence[str]) -> MadePlan:
+    """Plan to drop the named residual blocks and keep all else; nothing is touched.
+
+    Raises:
+        PlanError: an unknown block, or one that cannot be dropped.
+        TraceError: the model does not run.
+    """
+    graph = subject.trace()
+    plan = graph.drop_blocks(blocks)
+    return MadePlan(graph, plan, tuple(notes_on(graph, plan)), random_weights=not subject.has_weights)
 
 
 def write_plan(plan: Plan, path: Path | str) -> None:
@@ -120,6 +135,8 @@ def apply_plan(subject: Subject, plan: Plan, out: Path | str) -> Proof:
 
 def verify_file(path: Path | str, subject: Subject) -> Checked:
     """Prove that a model file, or the cut that a plan describes, is an exact cut of the dense model.
+
+    In groups that the plan cuts approximately, it is to be exact up to the statistics that run across channels.
 
     Raises:
         PlanError: the plan is missing, malformed, or for another model.

@@ -24,7 +24,7 @@ def first_budget(recipe: Recipe, graph: ChannelGraph) -> Budget | None:
     if recipe.max_drop is None:
         return recipe.budget
     wanted = recipe.max_drop
-    return easiest_budget(graph, amount=wanted.amount, tolerance=wanted.tolerance, also=recipe.budget)
+    return easiest_budget(graph, recipe.method, amount=wanted.amount, tolerance=wanted.tolerance, also=recipe.budget)
 
 
 def search_budget(

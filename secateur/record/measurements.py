@@ -97,6 +97,8 @@ class Proof:
     verdict: str  # such as "exact", "approximate", "cannot tell"
     relative_error: float  # max |masked − cut| / max |original − masked|, float64, worst output and weights
     float32_error: float  # the same difference relative to the output, in float32
+    drift: float | None = None  # of an approximate cut: max |zeroed − cut| / max |original − zeroed|
+    drift_of_output: float | None = None  # of an approximate cut: max |zeroed − cut| / max |original|
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,20 +14,26 @@ from secateur.report.result import result_facts as result_facts
 from secateur.report.result import result_grid as result_grid
 from secateur.report.structure import artifact_facts as artifact_facts
 from secateur.report.structure import cost_grid as cost_grid
-from secateur.report.structure import groups_facts as groups_facts
 from secateur.report.structure import groups_grid as groups_grid
+from secateur.report.structure import plan_facts as plan_facts
 from secateur.report.structure import plan_grid as plan_grid
 from secateur.report.structure import profile_facts as profile_facts
 from secateur.report.structure import profile_grid as profile_grid
 from secateur.report.tradeoff import write_tradeoff as write_tradeoff
+from secateur.report.why import Limit as Limit
+from secateur.report.why import limits as limits
+from secateur.report.why import why_json as why_json
+from secateur.report.why import why_text as why_text
 
 __all__ = [
     "MODELS",
     "Grid",
+    "Limit",
     "artifact_facts",
     "cost_grid",
-    "groups_facts",
     "groups_grid",
+    "limits",
+    "plan_facts",
     "plan_grid",
     "print_facts",
     "print_grid",
@@ -39,6 +45,8 @@ __all__ = [
     "result_grid",
     "sensitivity_facts",
     "sensitivity_grid",
+    "why_json",
+    "why_text",
     "write_curves",
     "write_report",
     "write_tradeoff",

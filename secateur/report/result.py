@@ -144,8 +144,16 @@ def proof_text(proof: Proof | None) -> str:
     """Return the proof in one line."""
     if proof is None:
         return "none"
+    drift = (
+        ""
+        if proof.drift is None
+        else (
+            f"drift {proof.drift:.1e} of the effect and {proof.drift_of_output:.1e} of the output, because channels "
+            "are normalised together; exact up to these statistics, "
+        )
+    )
     return (
-        f"{proof.verdict}: max|masked − cut| / max|original − masked| = {proof.relative_error:.1e} in float64, "
+        f"{proof.verdict}: {drift}max|masked − cut| / max|original − masked| = {proof.relative_error:.1e} in float64, "
         f"relative error {proof.float32_error:.1e} in float32"
     )
 

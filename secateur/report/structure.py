@@ -1,45 +1,55 @@
 """Tables of what a model is made of: its groups, a plan for them, its costs, a model file."""
 
-from collections import Counter
-
 from secateur.cost import Profile, profile_graph
 from secateur.export import ArtifactInfo
 from secateur.graph import ChannelGraph, Group, Plan
 from secateur.report.grid import Grid
 from secateur.report.values import count, of_dense, share, size
 
-SHOWN_MEMBERS = 3
+WIDTH = 100  # columns that the table of groups keeps within, where names allow
 
 
-def groups_grid(graph: ChannelGraph) -> Grid:
-    """Return the groups of channels that can only be cut together."""
+def groups_grid(graph: ChannelGraph, *, limit: int | None = None) -> Grid:
+    """Return the groups of channels that can only be cut together.
+
+    Args:
+        graph: of the model.
+        limit: show so many groups at most, and count the others.
+    """
+    macs, total = graph.macs_of_groups(), max(graph.macs(), 1)
+    shown = graph.groups if limit is None or len(graph.groups) <= limit + 1 else graph.groups[:limit]
+    # Names, "approx." and three columns of numbers stand beside it, two spaces apart.
+    width = max(16, WIDTH - max((len(group.name) for group in shown), default=0) - 35)
     rows = [
-        (group.name, _state(group), _members(group), str(group.size), str(len(group.members))) for group in graph.groups
-    ]
-    return Grid("Groups of channels", ("group", "can be cut", "members", "units", "tensors"), tuple(rows), left=3)
-
-
-def groups_facts(graph: ChannelGraph) -> tuple[tuple[str, str], ...]:
-    """Return what belongs to the table of groups: what can be cut at most, and what is not understood."""
-    facts = [("can be cut", f"at most {share(graph.prunable_share_of_macs(), 1)} of {count(graph.macs())} MACs")]
-    if graph.unreached:
-        shown = ", ".join(graph.unreached[:5]) + (
-            f" and {len(graph.unreached) - 5} more" if graph.unreached[5:] else ""
+        (
+            group.name,
+            "no" if group.locked else "approx." if group.approximate else "yes",
+            _others(group, width),
+            str(group.size),
+            str(len(group.members)),
+            share(macs[group.name] / total, 1),
         )
-        facts.append(("not reached", f"{len(graph.unreached)} parameter(s) that no run reads: {shown}"))
-    for name, times in sorted(graph.unknown_ops.items()):
-        facts.append(("unknown", f"{name} ({times}×) has no rule; it locks what it touches"))
-    return tuple(facts)
+        for group in shown
+    ]
+    if len(shown) < len(graph.groups):
+        rows.append((f"… {len(graph.groups) - len(shown)} more", "", "", "", "", ""))
+    return Grid("Groups of channels", ("group", "cut", "goes with", "units", "tensors", "MACs"), tuple(rows), left=3)
 
 
 def plan_grid(graph: ChannelGraph, plan: Plan) -> Grid:
     """Return what a plan keeps of each group."""
     rows = []
     for group in graph.groups:
-        kept = len(plan.kept.get(group.name, range(group.size)))
-        note = _state(group) if not group.prunable else ""
-        rows.append((group.name, note, str(group.size), str(kept), share(kept / group.size, 1)))
+        kept = 0 if group.name in plan.gone else len(plan.kept.get(group.name, range(group.size)))
+        rows.append((group.name, _note(group, plan), str(group.size), str(kept), share(kept / group.size, 1)))
     return Grid("Plan", ("group", "locked", "units", "kept", "share"), tuple(rows), left=2)
+
+
+def plan_facts(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Return what the table of a plan's groups cannot hold: the blocks that go whole."""
+    if not plan.drops:
+        return ()
+    return (("blocks", f"{len(plan.drops)} dropped whole: {', '.join(plan.dropped_blocks)}"),)
 
 
 def cost_grid(graph: ChannelGraph, plan: Plan) -> Grid:
@@ -88,6 +98,7 @@ def artifact_facts(info: ArtifactInfo) -> tuple[tuple[str, str], ...]:
         kept = sum(len(units) for units in info.plan.kept.values())
         total = sum(info.plan.sizes.values())
         facts.append(("cut", f"{total - kept} of {total} units in {len(info.plan.kept)} groups"))
+        facts += plan_facts(info.plan)
     if info.preprocessing is not None:
         shape = "×".join(map(str, info.preprocessing.input_shape))
         facts.append(("input", f"{shape}, (pixel / {info.preprocessing.peak:g} − mean) / std"))
@@ -110,7 +121,33 @@ def _state(group: Group) -> str:
     return "yes" if group.approximate is None else f"only approximately: {group.approximate}"
 
 
-def _members(group: Group) -> str:
-    names = list(Counter(member.parameter for member in group.members))
-    more = f" +{len(names) - SHOWN_MEMBERS}" if len(names) > SHOWN_MEMBERS else ""
-    return ", ".join(names[:SHOWN_MEMBERS]) + more
+def _note(group: Group, plan: Plan) -> str:
+    if group.name in plan.gone:
+        return "goes with a dropped block"
+    if group.name in plan.approximate:
+        return f"cut approximately: {group.approximate}"
+    return "" if group.prunable else _state(group)
+
+
+def _others(group: Group, width: int) -> str:
+    """Return the modules that a group ties to the one it is named after, as many as fit: what produces, what reads."""
+    order = ("produces", "consumes", "carries")
+    own = group.name.partition("#")[0]
+    members = sorted(group.members, key=lambda member: order.index(member.role))
+    names = [name for name in dict.fromkeys(_module(member.parameter) for member in members) if name != own]
+    shown = 0
+    while shown < len(names) and len(_named(names, shown + 1)) <= width:
+        shown += 1
+    if names and not shown:
+        first = _named(names, 1)
+        return f"…{first[len(first) - width + 1 :]}"
+    return _named(names, shown)
+
+
+def _named(names: list[str], shown: int) -> str:
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" +{more}" if more else "")
+
+
+def _module(parameter: str) -> str:
+    return parameter.rpartition(".")[0] or parameter

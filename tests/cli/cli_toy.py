@@ -116,3 +116,29 @@ def sleeping_network() -> nn.Module:
     Path("asleep").touch()
     time.sleep(60)
     return network()
+
+
+class Residual(nn.Module):
+    """Adds what two layers make of it."""
+
+    def __init__(self, width: int, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv1, self.conv2 = nn.Conv2d(width, width, 3, padding=1), nn.Conv2d(width, width, 3, padding=1)
+        self.norm = norm
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.conv2(torch.relu(self.norm(self.conv1(x))))
+
+
+def _residual(norm: type[nn.Module], *shape: int) -> nn.Module:
+    blocks = [Residual(8, norm(*shape)) for _ in range(3)]
+    return nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), *blocks, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+def residual_network() -> nn.Module:
+    return _residual(nn.BatchNorm2d, 8)
+
+
+def normed_network() -> nn.Module:
+    """What is inside its blocks is normalised across channels."""
+    return _residual(nn.GroupNorm, 1, 8)

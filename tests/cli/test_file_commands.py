@@ -140,14 +140,7 @@ def test_a_plan_for_another_model_is_refused(finished: Finished) -> None:
     refused(run("verify", finished.folder / "absent.json", "--model", "digits-resnet"), "absent.json")
 
 
-def test_groups_and_profile() -> None:
-    shown = run("groups", "--model", "digits-resnet")
-    assert shown.code == 0, shown.err
-    assert "layer2.0.conv1" in shown.out
-    assert "no: output of the model" in shown.out
-    assert "at most 99.8 %" in shown.out
-    groups = json.loads(run("groups", "--model", "digits-resnet", "--json").out)["groups"]
-    assert "conv1" in {group["name"] for group in groups}
+def test_profile() -> None:
     shown = run("profile", "--model", "resnet20", "--input", "3x32x32")
     assert shown.code == 0, shown.err
     assert "40,551,040 per sample" in shown.out

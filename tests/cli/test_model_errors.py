@@ -133,4 +133,7 @@ def test_what_no_job_can_do_is_refused_before_the_folder_is_made(
 
 
 def test_locking_everything_names_the_option(code: Path, tmp_path: Path) -> None:
-    refused(run(*odd_job(code, "net", tmp_path / "run", "--lock", "*")), "because --lock matches all that could be")
+    refused(
+        run(*odd_job(code, "net", tmp_path / "run", "--lock", "*")),
+        "because --lock or --residual leaves alone all that could be",
+    )

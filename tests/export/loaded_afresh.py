@@ -55,10 +55,27 @@ class TinyTransformer(nn.Module):
         return self.classes(x.mean(1))
 
 
+def shufflenet() -> nn.Module:
+    """torchvision's class, with two units per stage."""
+    models = import_torchvision().models
+    return models.ShuffleNetV2([2, 2, 2], [24, 48, 96, 192, 256], num_classes=10)
+
+
+def mobilenet() -> nn.Module:
+    """torchvision's class, with three blocks: strides, squeeze-and-excitation, a residual sum."""
+    mobilenetv3 = import_torchvision().models.mobilenetv3
+    blocks = [
+        mobilenetv3.InvertedResidualConfig(16, 3, 32, 24, True, "RE", 2, 1, 1.0),
+        mobilenetv3.InvertedResidualConfig(24, 5, 72, 24, True, "HS", 1, 1, 1.0),
+        mobilenetv3.InvertedResidualConfig(24, 3, 72, 40, False, "HS", 2, 1, 1.0),
+    ]
+    return mobilenetv3.MobileNetV3(blocks, last_channel=64, num_classes=10)
+
+
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "attention": TinyTransformer,
-    "shufflenet": lambda: import_torchvision().models.shufflenet_v2_x0_5(num_classes=10),
-    "mobilenet": lambda: import_torchvision().models.mobilenet_v3_small(num_classes=10),
+    "shufflenet": shufflenet,
+    "mobilenet": mobilenet,
 }
 
 

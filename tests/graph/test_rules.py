@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from cutting import assert_exact, images
 from torch import Tensor, nn
 
-from secateur.graph import trace
+from secateur.graph import apply, trace, verify
 from secateur.graph.flow import Flow
 from secateur.graph.rules import RULES, elementwise, rule_for
 
@@ -298,9 +298,13 @@ def test_a_cut_through_this_whole_operator_is_exact(name: str, monkeypatch: pyte
 @pytest.mark.parametrize("name", APPROXIMATE)
 def test_an_operator_across_channels_is_approximate(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = operators_seen(monkeypatch)
-    graph = trace(Through(APPROXIMATE[name], WIDTH, inference=False).eval(), images())
+    model = Through(APPROXIMATE[name], WIDTH, inference=False).eval()
+    graph = trace(model, images())
     assert name in seen
     assert graph.group("a").approximate is not None
+    plan = graph.plan({"a": [0, 2, 3]}, allow_approximate=True)
+    proof = verify(model, apply(model, plan, verify_with=None), plan, images())
+    assert proof.verdict == "approximate", proof.sentence()
 
 
 def test_every_row_of_the_table_has_a_cut() -> None:

@@ -297,7 +297,7 @@ def test_what_cannot_work_is_refused_before_anything_is_measured(task: Mortal, d
         ({"least": 1.0}, UsageError, "least is 1.0"),
         ({"amount": "mac"}, UsageError, "unknown amount 'mac'; did you mean 'macs'"),
         ({"amount": "latency_ms"}, BudgetError, "needs a latency table"),
-        ({"also": Budget(params=10)}, BudgetError, r"cannot hold params ≤ 10 in any candidate: one unit in every"),
+        ({"also": Budget(params=10)}, BudgetError, r"cannot hold params ≤ 10 in any candidate: the deepest cut"),
         ({"least": 0.8, "also": Budget(macs=0.5)}, UsageError, "no share of macs to try: the smallest allowed is 0.8"),
     ]:
         with pytest.raises(error, match=words):

@@ -1,5 +1,6 @@
 import io
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,10 +14,11 @@ from secateur.record import environment as environment_now
 from secateur.report import (
     Grid,
     cost_grid,
-    groups_facts,
     groups_grid,
+    plan_facts,
     plan_grid,
     print_grid,
+    proof_text,
     report_markdown,
     result_facts,
     result_grid,
@@ -143,10 +145,32 @@ def test_groups_plan_and_costs() -> None:
     plan = Magnitude().decide(graph, model, Budget(macs=0.5))
     grid = groups_grid(graph)
     assert len(grid.rows) == len(graph.groups)
-    assert ("linear", "no: output of the model", "linear.weight, linear.bias", "10", "2") in grid.rows
-    assert groups_facts(graph)[0] == ("can be cut", "at most 99.8 % of 1.648M MACs")
+    assert ("linear", "no", "", "10", "2", "0.0 %") in grid.rows
     kept = {row[0]: int(row[3]) for row in plan_grid(graph, plan).rows}
     assert all(kept[name] == len(units) for name, units in plan.kept.items())
+    assert plan_facts(plan) == ()
     macs = cost_grid(graph, plan).rows[0]
     assert macs[:2] == ("MACs", "1.648M")
     assert macs[2].startswith(count(graph.macs(plan)))
+
+
+def test_groups_of_dropped_blocks_keep_nothing_and_the_blocks_are_named(tmp_path: Path) -> None:
+    model = build_model("digits-resnet")
+    graph = trace(model, torch.zeros(2, 1, 8, 8))
+    block = next(block.name for block in graph.blocks if block.locked is None)
+    plan = graph.plan({}, blocks=[block])
+    rows = {row[0]: row for row in plan_grid(graph, plan).rows}
+    assert plan.gone
+    for name in plan.gone:
+        assert rows[name][1:] == ("goes with a dropped block", str(graph.group(name).size), "0", "0.0 %")
+    assert all(row[2] == row[3] for name, row in rows.items() if name not in plan.gone)
+    assert plan_facts(plan) == (("blocks", f"1 dropped whole: {block}"),)
+    assert cost_grid(graph, plan).rows[0][2].startswith(count(graph.macs(plan)))
+    assert write_report(tmp_path, record(), plan)[0] == "report.md"  # the figure has no groups to draw
+
+
+def test_the_proof_of_an_approximate_cut_tells_its_drift() -> None:
+    exact = Proof(verdict="exact", relative_error=2e-15, float32_error=1e-7)
+    assert "drift" not in proof_text(exact)
+    text = proof_text(replace(exact, verdict="approximate", drift=0.031, drift_of_output=0.0012))
+    assert text.startswith("approximate: drift 3.1e-02 of the effect and 1.2e-03 of the output")

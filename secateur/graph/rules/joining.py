@@ -60,7 +60,7 @@ def _tied(flow: "Flow", parts: list[IntArray | None], size: int) -> IntArray | N
 
 
 def split(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    """Split or chunk: equal parts are tied index by index, unequal ones cannot be cut."""
+    """Split or chunk: equal parts are tied index by index; whether code follows unequal ones is for a trial to ask."""
     axis = (args[2] if len(args) > 2 else kwargs.get("dim", 0)) % args[0].dim()
     dims = flow.dims(args[0])
     atoms = dims[axis]
@@ -68,8 +68,8 @@ def split(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: A
     if atoms is not None and len(set(sizes)) == 1:
         parts = atoms.reshape(len(sizes), sizes[0])
         flow.books.unify(np.broadcast_to(parts[0], parts.shape).ravel(), parts.ravel())
-    else:
-        flow.lock(atoms, "split into parts of different size")
+    elif atoms is not None:
+        flow.taken_apart(atoms, np.cumsum(sizes)[:-1].tolist())
     start = 0
     for part, size in zip(result, sizes, strict=True):
         piece = None if atoms is None else atoms[start : start + size]
@@ -78,7 +78,7 @@ def split(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: A
 
 
 def slice_(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    """Take a range: whole is free, one of equal parts ties all parts, anything else cannot be cut."""
+    """Take a range: whole is free, one of equal parts ties all parts; other ranges are for a trial to ask."""
     del kwargs
     tensor = args[0]
     axis = (args[1] if len(args) > 1 else 0) % tensor.dim()
@@ -92,6 +92,8 @@ def slice_(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: 
     if step == 1 and kept > 1 and size % kept == 0 and start % kept == 0:
         parts = atoms.reshape(-1, kept)
         flow.books.unify(np.broadcast_to(parts[0], parts.shape).ravel(), parts.ravel())
+    elif step == 1:
+        flow.taken_apart(atoms, [start, start + kept])
     else:
         flow.lock(atoms, "sliced at fixed channels")
     piece = np.ascontiguousarray(atoms[start::step][:kept])

@@ -12,13 +12,16 @@ from secateur.names import unknown_name
 Residual = Literal["spare", "inner", "shortcut", "group"]
 
 
-def cuttable_layers(graph: ChannelGraph, *, streams: bool, skip: Sequence[str] = ()) -> list[Group]:
+def cuttable_layers(
+    graph: ChannelGraph, *, streams: bool, skip: Sequence[str] = (), allow_approximate: bool = False
+) -> list[Group]:
     """Return the groups that may be cut, in the graph's order.
 
     Args:
         graph: of the model.
         streams: whether residual streams may be cut too.
         skip: patterns of group names to leave alone.
+        allow_approximate: whether layers whose channels are normalised together may be cut too.
 
     Raises:
         PlanError: a pattern in ``skip`` matches no group.
@@ -29,7 +32,7 @@ def cuttable_layers(graph: ChannelGraph, *, streams: bool, skip: Sequence[str] =
     return [
         group
         for group in graph.groups
-        if group.prunable
+        if group.cuttable(allow_approximate=allow_approximate)
         and (streams or not group.is_stream)
         and not any(fnmatch.fnmatchcase(group.name, pattern) for pattern in skip)
     ]

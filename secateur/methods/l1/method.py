@@ -10,10 +10,11 @@ from torch import nn
 from secateur.cost import Budget, Scope, allocate, kept_units
 from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError, UsageError
-from secateur.graph import ChannelGraph, Plan
+from secateur.graph import ChannelGraph, Group, Plan
 from secateur.methods.contract import Compressed, Progress
 from secateur.methods.l1.layers import Residual, cuttable_layers, shares_for, shortcut_weights
 from secateur.methods.l1.selection import Selection, l1_scores, largest, select
+from secateur.methods.levels import Level, blocks_to_drop, check_level, names_blocks
 from secateur.methods.running import MethodRun, silent
 from secateur.methods.streams import SPARED, cuts_streams, sparing_streams
 from secateur.training import Store, Task, TrainSettings
@@ -37,6 +38,9 @@ class L1:
     (both are the paper's, §3.3); ``group`` cuts them by the combined norms of all layers that produce the stream;
     ``spare`` is ``inner`` as long as the budget can be met so with a tenth of the filters left, and otherwise
     ``group``, because streams are by far the most sensitive layers of a residual network.
+
+    ``level`` ``block`` drops whole residual blocks by the norms of their filters, and ``both`` drops blocks first and
+    cuts filters for the rest of the way to the budget; the paper does neither.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
@@ -50,6 +54,8 @@ class L1:
     scope: Scope = "local"  # of a budget: local, global or isomorphic
     min_units: int = 1  # that every layer keeps
     round_to: int = 1  # kept sizes are multiples of this
+    level: Level = "channel"  # what goes: channel, block or both
+    allow_approximate: bool = False  # also cut channels that are normalised together, which is not the same as zeroing
     strategy: Literal["once", "layer-by-layer"] = "once"  # cut all and retrain, or retrain after every layer
     layer_epochs: int = 1  # passes over the training data after each layer but the last
     finetune_epochs: int = 40  # passes over the training data after the last cut
@@ -66,10 +72,19 @@ class L1:
         for name, least in (("min_units", 1), ("round_to", 1), ("layer_epochs", 0), ("finetune_epochs", 0)):
             if getattr(self, name) < least:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least {least}")
+        check_level(self.level)
+        if self.level == "channel":
+            return
+        for unfit, what in ((bool(self.ratios), "there are ratios"), (self.strategy != "once", "layers go one by one")):
+            if unfit:
+                raise UsageError(
+                    f"{what}, and level is {self.level}, but whole blocks go to a budget and all at once; give level "
+                    "channel (--level channel), or a budget and strategy once"
+                )
 
     def decide(self, graph: ChannelGraph, model: nn.Module, budget: Budget | None) -> Plan:
         """See :class:`secateur.methods.Method`; as if all layers were cut at once."""
-        counts = self._counts(graph, model, budget)
+        counts, blocks = self._counts(graph, model, budget)
         kept = select(
             graph,
             model,
@@ -78,7 +93,7 @@ class L1:
             combine=self.combine,
             scored_by=self._scored_by(graph),
         )
-        return graph.plan(kept)
+        return graph.plan(kept, blocks=blocks, allow_approximate=self.allow_approximate)
 
     def compress(
         self, model: nn.Module, task: Task, budget: Budget | None, *, store: Store, progress: Progress | None = None
@@ -107,7 +122,7 @@ class L1:
         """Cut one layer, retrain, cut the next: what is gone no longer counts, so the selection is greedy."""
         graph = run.graph
         with run.noting_minima():
-            counts = self._counts(graph, model, budget)
+            counts, _ = self._counts(graph, model, budget)
         names = [group.name for group in graph.groups if counts.get(group.name, group.size) < group.size]
         small, plan = model, graph.plan({})
         for number, name in enumerate(names, start=1):
@@ -115,15 +130,18 @@ class L1:
             def decision(small: nn.Module = small, earlier: Plan = plan, name: str = name) -> Plan:
                 now = graph.after(earlier)
                 scores = l1_scores(now, small, self.combine, self._scored_by(now), only=(name,))
-                return graph.plan({**earlier.kept, name: largest(scores, name, counts[name])})
+                kept = {**earlier.kept, name: largest(scores, name, counts[name])}
+                return graph.plan(kept, allow_approximate=self.allow_approximate)
 
             small, plan = run.cut(small, plan, number, len(names), budget, decision)
             if number < len(names):
                 run.train(f"layer-{number}", small, self.layer_epochs, between_cuts=True)
         return small, plan
 
-    def _counts(self, graph: ChannelGraph, model: nn.Module, budget: Budget | None) -> dict[str, int]:
-        """Return layer → filters that it keeps, for the layers that lose any.
+    def _counts(
+        self, graph: ChannelGraph, model: nn.Module, budget: Budget | None
+    ) -> tuple[dict[str, int], tuple[str, ...]]:
+        """Return layer → filters that it keeps, for the layers that lose any, and the blocks that go whole.
 
         Raises:
             BudgetError: neither ratios nor a budget are given, or both, or the budget cannot be met.
@@ -135,7 +153,7 @@ class L1:
                     f"there are ratios and a budget ({budget.describe()}), and only one of them can decide how much is "
                     "cut; leave one out"
                 )
-            return self._counts_by_ratio(graph)
+            return self._counts_by_ratio(graph), ()
         if budget is None:
             raise BudgetError(
                 "the method l1 needs to know how much to cut: give a budget, such as macs: 0.5 (--macs 0.5), or ratios "
@@ -146,11 +164,11 @@ class L1:
             return self._allocated(graph, model, budget, streams=streams)
 
         plan = sparing_streams(attempt) if self.residual == "spare" else attempt(streams=self.residual != "inner")
-        return plan.kept_sizes()
+        return plan.kept_sizes(), plan.dropped_blocks
 
     def _counts_by_ratio(self, graph: ChannelGraph) -> dict[str, int]:
         streams = self.residual in ("shortcut", "group")
-        layers = cuttable_layers(graph, streams=streams, skip=self.skip)
+        layers = self._layers(graph, streams=streams)
         sizes = {group.name: group.size for group in layers}
         counts = {
             name: kept_units(sizes[name], share, min_units=self.min_units, round_to=self.round_to)
@@ -159,7 +177,7 @@ class L1:
         return {name: count for name, count in counts.items() if count < sizes[name]}
 
     def _allocated(self, graph: ChannelGraph, model: nn.Module, budget: Budget, *, streams: bool) -> Plan:
-        layers = cuttable_layers(graph, streams=streams, skip=self.skip)
+        layers = self._layers(graph, streams=streams) if self.level != "block" else []
         scores = l1_scores(graph, model, self.combine, self._scored_by(graph))
         return allocate(
             graph,
@@ -168,7 +186,14 @@ class L1:
             scope=self.scope,
             min_units=self.min_units,
             round_to=self.round_to,
+            lock=self.skip,
+            blocks=blocks_to_drop(self.level, graph, model, "l1", combine=self.combine),
+            allow_approximate=self.allow_approximate,
         )
+
+    def _layers(self, graph: ChannelGraph, *, streams: bool) -> list[Group]:
+        skip = [pattern for pattern in self.skip if not names_blocks(graph, pattern, self.level)]
+        return cuttable_layers(graph, streams=streams, skip=skip, allow_approximate=self.allow_approximate)
 
     def _scored_by(self, graph: ChannelGraph) -> dict[str, str]:
         return shortcut_weights(graph) if self.residual == "shortcut" else {}
@@ -180,6 +205,8 @@ class L1:
             notes.append("departs from the paper: a budget decides how much each layer loses, not ratios per stage")
         if self.residual == "spare" and cuts_streams(graph, plan):
             notes.append(SPARED)
+        if plan.drops:
+            notes.append("departs from the paper: residual blocks are dropped whole")
         led = self._scored_by(graph)
         whole = [name for name in plan.kept if graph.group(name).is_stream and name not in led]
         if whole:
