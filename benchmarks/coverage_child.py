@@ -119,8 +119,13 @@ def _macs(model: nn.Module, given: Any) -> int | None:
 
 
 def timing(subject: Subject, row: Row, limit_s: float) -> None:
-    """Time trace and groups of both in turn: ours, peer, ours, peer, ..."""
+    """Time trace and groups of both in turn: ours, peer, ours, peer, ..., on an input of the model's usual size."""
     model, given = ready(subject, row)
+    if subject.family in ("timm", "torchvision"):
+        usual = getattr(model, "default_cfg", {}).get("input_size", (3, 224, 224))
+        shape = tuple(max(pair) for pair in zip(subject.shape, usual, strict=True))
+        given = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0))
+        row.note(input_shape=list(shape))
     mine, theirs = [], []
     for number in range(ROUNDS):
         row.stage(f"round {number}")

@@ -7,13 +7,13 @@ and exits 1 if a file is out of date, which a test runs.
 import argparse
 import json
 import re
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import coverage_summary
+import graph_tables
+from table_parts import machine, rows_to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORDS = ROOT / "benchmarks" / "records"
@@ -22,17 +22,6 @@ TARGETS = (
     *sorted((ROOT / "docs").glob("*.md")),
     *sorted(ROOT.glob("secateur/methods/*/README.md")),
 )
-
-
-def rows_to_markdown(head: list[str], rows: list[list[str]]) -> str:
-    """Return a table in Markdown."""
-    lines = ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _machine(record: dict[str, Any]) -> str:
-    place = record["environment"]
-    return f"{place.get('cpu', '?')}, Python {place.get('python', '?')}, torch {place.get('torch', '?')}"
 
 
 def surgery(record: dict[str, Any]) -> str:
@@ -51,7 +40,7 @@ def surgery(record: dict[str, Any]) -> str:
     head = ["network", "Secateur s", f"{record['peer']} s", "ratio", "MACs left (both)", "extra memory MiB of limit"]
     note = (
         f"Geometric mean of the ratios {record['geometric_mean_ratio']:.1f}×. Medians of {record['repeats']} "
-        f"interleaved repeats, one thread; {_machine(record)}."
+        f"interleaved repeats, one thread; {machine(record)}."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
 
@@ -70,7 +59,7 @@ def training(record: dict[str, Any]) -> str:
         for row in record["rows"]
     ]
     head = ["workload", "threads", "augmentation", "Secateur images/s", "bare loop images/s", "ratio"]
-    return f"{rows_to_markdown(head, rows)}\n\nMedians of paired, interleaved rounds, batch 128; {_machine(record)}."
+    return f"{rows_to_markdown(head, rows)}\n\nMedians of paired, interleaved rounds, batch 128; {machine(record)}."
 
 
 def run(record: dict[str, Any]) -> str:
@@ -104,7 +93,7 @@ def run(record: dict[str, Any]) -> str:
         f"{record['measurements']['dense']['test']['samples']:,} test samples, last epoch, "
         f"seed {record['seeds']['seed']}. Proof: {proof['verdict']}, max|masked − cut| / max|original − masked| = "
         f"{proof['relative_error']:.0e}. Latency: median ± distance of the quartiles, batch 1, {threads} thread(s); "
-        f"{_machine(record)}."
+        f"{machine(record)}."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
 
@@ -123,7 +112,7 @@ def seeds(record: dict[str, Any]) -> str:
     paired = ", ".join(f"{100 * value:+.2f}" for value in record["paired_difference"])
     note = (
         f"{record['what']}. L1 minus random, paired by seed: {paired} points. {record['samples']:,} test samples, last "
-        f"epoch; {_machine(record)}."
+        f"epoch; {machine(record)}."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
 
@@ -155,7 +144,7 @@ def arms(record: dict[str, Any]) -> str:
     note = (
         f"{record['what']}; the dense model has {100 * record['dense_test_top1']:.2f} % there before any training on "
         f"it. Interval: Student's t over the paired seeds. {record['samples']:,} test samples, last epoch; "
-        f"{_machine(record)}."
+        f"{machine(record)}."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
 
@@ -182,104 +171,16 @@ def sensitivity(record: dict[str, Any]) -> str:
     head = ["rank", "layer", "paper's number", "paper skips it", "points lost at 50 %", "at 90 %", "mean of 10–90 %"]
     note = (
         f"{record['what']}; {len(ranked)} groups, dense {100 * record['dense_top1']:.1f} %; {record['samples']} "
-        f"samples, so one is {100 / record['samples']:.2f} points; {_machine(record)}."
-    )
-    return f"{rows_to_markdown(head, rows)}\n\n{note}"
-
-
-def coverage(record: dict[str, Any]) -> str:
-    """How many models of each family are traced, cut and proved, beside the peer."""
-    entries = record["rows"]
-    families = sorted({entry["family"] for entry in entries})
-    rows = []
-    for family in [*families, "all"]:
-        mine = [entry for entry in entries if family in (entry["family"], "all")]
-        found = coverage_summary.counts(mine)
-        seconds = [coverage_summary.seconds_of(entry["ours"]) for entry in mine if "ours" in entry]
-        ratios = [entry["timing"]["ratio"] for entry in mine if "ratio" in entry.get("timing", {})]
-        rows.append(
-            [
-                family,
-                str(len(mine)),
-                *(f"{found[key]} of {found['ours']}" for key in ("traced", "cut exactly", "half exactly")),
-                str(found["half with approximate groups"]),
-                f"{statistics.median(seconds):.1f} / {max(seconds):.1f}" if seconds else "",
-                f"{found['peer cuts']} of {found['peer']}",
-                f"{found['peer raises']} / {found['peer timeout']}",
-                f"{statistics.median(ratios):.2f}× of {len(ratios)}" if ratios else "",
-            ]
-        )
-    head = [
-        "family",
-        "models",
-        "traced",
-        "cut, proof exact",
-        "half of the MACs gone, exact",
-        "half only with approximate groups",
-        "s in all, median / longest",
-        f"{record['peer']}: runs after its cut",
-        "raises / not done",
-        "its trace + groups by ours",
-    ]
-    short = [entry for entry in entries if "ours" in entry and not coverage_summary.reaches_half(entry["ours"])]
-    reasons = [[f"`{entry['name']}`", coverage_summary.shortfall(entry["ours"]).replace("|", "\\|")] for entry in short]
-    slow = [entry["name"] for entry in entries if "ours" in entry and coverage_summary.is_slow(entry["ours"])]
-    packages = ", ".join(f"{package} {version}" for package, version in record["packages"].items())
-    note = (
-        f"{len(entries)} of {record['models_in_list']} models of the list; random weights, one thread, one process per "
-        f"model; the peer had {record['limit_s']:g} s for its cut and as long for its graph. Longer than "
-        f"{coverage_summary.SLOW_S:g} s and than the model's own forward: {', '.join(slow) or 'none'}. {packages}; "
-        f"{_machine(record)}."
-    )
-    parts = [rows_to_markdown(head, rows), note]
-    if reasons:
-        parts.append(rows_to_markdown(["half not reached exactly", "because"], reasons))
-    return "\n\n".join(parts)
-
-
-def five_networks(record: dict[str, Any]) -> str:
-    """Networks cut to half, loaded in a fresh process, and their ONNX files against torch."""
-    rows = []
-    for row in record["rows"]:
-        if "error" in row:
-            rows.append([row["title"], f"failed: {row['error']}".replace("|", "\\|"), *[""] * 7])
-            continue
-        rows.append(
-            [
-                row["title"],
-                " × ".join(map(str, row["input_shape"])),
-                f"{row['macs'] / 1e9:.2f}G → {row['macs_after'] / 1e9:.2f}G ({row['macs_after'] / row['macs']:.1%})",
-                f"{row['least_macs'] / row['macs']:.1%}",
-                f"{row['params'] / 1e6:.1f}M → {row['params_after'] / 1e6:.1f}M",
-                f"{row['proof']['verdict']}, {row['proof']['error']:.0e}",
-                "equal" if row["loaded_equal_bit_for_bit"] else "different",
-                f"{row['max_difference']:.1e}",
-                f"{row['relative_difference']:.1e}",
-            ]
-        )
-    head = [
-        "network",
-        "input",
-        "MACs per image",
-        "least possible",
-        "parameters",
-        "proof",
-        "loaded afresh, bits",
-        "max abs(torch − ONNX Runtime)",
-        "of the largest output",
-    ]
-    packages = ", ".join(f"{package} {version}" for package, version in record["packages"].items())
-    note = (
-        f"Random weights, one thread; both differences have to stay below {record['tolerance']:g}. {packages}; "
-        f"{_machine(record)}."
+        f"samples, so one is {100 / record['samples']:.2f} points; {machine(record)}."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "surgery": surgery,
-    "coverage": coverage,
-    "five_networks": five_networks,
+    "coverage": graph_tables.coverage,
+    "five_networks": graph_tables.five_networks,
+    "properties": graph_tables.properties,
     "training": training,
     "resnet56": run,
     "criteria": seeds,

@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from secateur.graph.slots import is_plain
+
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type)
 _CONTAINERS = (dict, OrderedDict, list, set)
 _REGISTERED = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict | list | tuple))
@@ -67,7 +69,8 @@ def forget_kept(model: nn.Module) -> None:
     keepers = [
         module
         for module in model.modules()
-        if any(
+        if not is_plain(module)
+        and any(
             type(value) in _KEEPING and name not in _REGISTERED and any(True for _ in _kept_tensors(value))
             for name, value in vars(module).items()
         )

@@ -182,6 +182,33 @@ def _layer_normalised(first: Tensor, shape: Any, weight: Any, bias: Any, *_: Any
     return _contiguous(tuple(first.shape), first.dtype), _NOTHING, _NOTHING
 
 
+def _convolved(
+    first: Tensor,
+    weight: Tensor,
+    bias: Any,
+    stride: Any,
+    padding: Any,
+    dilation: Any,
+    transposed: bool,
+    output_padding: Any,
+    groups: int,
+) -> Tensor | None:
+    del output_padding
+    space = weight.dim() - 2
+    fits = first.dim() == space + 2 and first.shape[1] == weight.shape[1] * groups and weight.shape[0] % groups == 0
+    if transposed or not fits or first.dtype != weight.dtype or weight.shape[0] == 0:
+        return None
+    if bias is not None and bias.shape != weight.shape[:1]:
+        return None
+    shape = [first.shape[0], weight.shape[0]]
+    for axis in range(space):
+        step, pad, spread = (numbers[axis % len(numbers)] for numbers in (stride, padding, dilation))
+        shape.append((first.shape[axis + 2] + 2 * pad - spread * (weight.shape[axis + 2] - 1) - 1) // step + 1)
+    if min(shape) <= 0 or not first.is_contiguous() or not weight.is_contiguous():
+        return None  # the kernel chooses the memory format, and says what is wrong
+    return _contiguous(tuple(shape), first.dtype)
+
+
 def _activated(first: Tensor, *_: Any) -> Tensor | None:
     return meta_like(first) if first.is_floating_point() else None
 
@@ -226,6 +253,7 @@ def _multiplied_and_added(bias: Tensor, first: Any, second: Any) -> Tensor | Non
 
 _BY_SHAPE: dict[str, Callable[..., Any]] = {
     "native_batch_norm": _normalised,
+    "convolution": _convolved,
     "native_layer_norm": _layer_normalised,
     "mean": _averaged,
     "_softmax": _softened,

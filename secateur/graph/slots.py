@@ -96,6 +96,13 @@ def swapped(stored: dict[str, StoredTensor], replace: Callable[[StoredTensor], T
             slot.put(tensor)
 
 
+def is_plain(module: nn.Module) -> bool:
+    """Whether a module is torch's own without hooks: its forward leaves nothing on it but values in its buffers."""
+    return type(module).__module__.startswith("torch.nn.modules.") and not (
+        module._forward_hooks or module._forward_pre_hooks
+    )
+
+
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Put everything back that a forward may leave on its modules: caches, counters, re-assigned buffers."""
@@ -104,6 +111,8 @@ def preserved(model: nn.Module) -> Iterator[None]:
     empty: list[Any] = []
     tensors: list[tuple[Tensor, Tensor]] = []
     for module in model.modules():
+        if is_plain(module):
+            continue
         values = vars(module)
         tables.append((values, values.copy()))
         for value in values.values():

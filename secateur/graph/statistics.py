@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from secateur.graph.labels import DimensionLabels
-from secateur.graph.rules.reductions import _axes as reduced_axes
+from secateur.graph.rules.reductions import reduced_axes
 
 Statistics = Literal["all", "kept"]
 """Over which channels a masked run takes means and norms: ``all``, zeroed ones too, or those that are ``kept``."""

@@ -79,12 +79,13 @@ def exact_grid(record: RunRecord) -> Grid:
 
 
 def kept_grid(plan: Plan) -> Grid:
-    """Return what stays of every group that lost units."""
-    rows = [
+    """Return what stays of every group that lost units, and the blocks that went whole."""
+    groups = [
         (name, str(plan.sizes[name]), str(len(units)), share(len(units) / plan.sizes[name], 1))
         for name, units in plan.kept.items()
     ]
-    return Grid("What was cut", ("group", "units", "kept", "share"), tuple(rows))
+    blocks = [(drop.block, "block", "dropped whole", share(0.0, 1)) for drop in plan.drops]
+    return Grid("What was cut", ("group", "units", "kept", "share"), (*groups, *blocks))
 
 
 def _phase(phase: TrainResult) -> str:

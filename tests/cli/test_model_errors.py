@@ -122,7 +122,10 @@ def test_weights_of_another_model_or_none(code: Path, tmp_path: Path) -> None:
             ("in training mode TrainingFails does not run", "targets should not be None (mine.py, line "),
         ),
         ("NoLayers", ("NoLayers has no convolution and no linear layer",)),
-        ("Locked", ("nothing of Locked can be cut", "all of its groups (4) are locked: conv (_fft_r2c has no rule")),
+        (
+            "Locked",
+            ("nothing of Locked can be cut", "all of its groups (4) are locked: conv (transformed along channels"),
+        ),
     ],
 )
 def test_what_no_job_can_do_is_refused_before_the_folder_is_made(

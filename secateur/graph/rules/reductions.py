@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from secateur.graph.flow import Flow
 
 
-def _axes(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> set[int]:
+def reduced_axes(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> set[int]:
+    """Return the axes that a reduction runs over; no ``dim`` means all. ``position`` is where ``dim`` stands."""
     rank = args[0].dim()
     given = args[position] if len(args) > position else kwargs.get("dim")
     if given is None or given == [] or isinstance(given, bool):
@@ -20,7 +21,7 @@ def _axes(args: tuple[Any, ...], kwargs: dict[str, Any], position: int) -> set[i
 
 def _reduction(position: int, exact: bool) -> Callable[["Flow", tuple[Any, ...], dict[str, Any], Any], None]:
     def rule(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-        axes = _axes(args, kwargs, position)
+        axes = reduced_axes(args, kwargs, position)
         dims = flow.dims(args[0])
         for axis in axes:
             if axis < len(dims) and not exact:
