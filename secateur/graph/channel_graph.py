@@ -433,6 +433,8 @@ class ChannelGraph:
 
 
 def _numbers(name: str, units: Iterable[int]) -> list[int]:
+    if not isinstance(units, Iterable):
+        raise PlanError(f"the units to keep of group {name!r} must be a list of numbers, not {units!r}")
     found = np.asarray(list(units))
     if found.size and (found.dtype.kind not in "iu" or found.ndim != 1):
         raise PlanError(f"the units to keep of group {name!r} must be whole numbers, not {found.dtype} {found.shape}")

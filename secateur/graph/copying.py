@@ -7,8 +7,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from secateur.graph.slots import is_plain
-
 _ATOMS = (bool, int, float, complex, str, bytes, type(None), type)
 _CONTAINERS = (dict, OrderedDict, list, set)
 _REGISTERED = frozenset(name for name, value in vars(nn.Module()).items() if isinstance(value, dict | list | tuple))
@@ -63,23 +61,22 @@ def _kept_tensors(value: Any) -> Iterator[Tensor]:
 def forget_kept(model: nn.Module) -> None:
     """Let modules that keep tensors between calls (a table of attention biases) forget what has the old sizes.
 
-    By convention such modules empty what they keep when training begins, so they are told that it does; flags are put
-    back.
+    By convention such modules have a ``train`` of their own, which empties what they keep when training begins, so they
+    alone are told that it does, their children not; flags are put back.
     """
-    keepers = [
-        module
-        for module in model.modules()
-        if not is_plain(module)
-        and any(
+    for module in model.modules():
+        if type(module).train is nn.Module.train or not any(
             type(value) in _KEEPING and name not in _REGISTERED and any(True for _ in _kept_tensors(value))
             for name, value in vars(module).items()
-        )
-    ]
-    flags = [(module, module.training) for keeper in keepers for module in keeper.modules()]
-    for keeper in keepers:
-        keeper.train()
-    for module, training in flags:
-        module.training = training
+        ):
+            continue
+        training, children = module.training, module._modules
+        module._modules = {}
+        try:
+            module.train()
+        finally:
+            module._modules = children
+            module.training = training
 
 
 def _is_ordinary(kind: type[nn.Module]) -> bool:

@@ -33,7 +33,7 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches every ATen operator of a run and lets its rule say how labels flow.
 
-    Subclasses say what is done with it: :class:`~secateur.graph.trace.Tracer` collects unions and costs,
+    Subclasses say what is done with it: :class:`~secateur.graph.tracer.Tracer` collects unions and costs,
     :class:`~secateur.graph.masking.Masker` zeroes what a plan removes.
     """
 
@@ -143,6 +143,9 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """
         del attribute, number, units
         return True
+
+    def unread(self, atoms: IntArray) -> None:
+        """Record that the operator at hand leaves ``atoms`` out; of a weight, other inputs may read them."""
 
     def taken_apart(self, atoms: IntArray, places: list[int]) -> None:
         """Record that channels were split or sliced at ``places``, which may be written in code."""
@@ -299,6 +302,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """See what a module's forward returned."""
 
     def _enter_module(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if not self._attention.is_own_thread():  # hooks on all modules are those of all threads
+            return
         path = self._module_names.get(id(module))
         self._stack.append(self._stack[-1] if path is None else path)
         self._running.append(module)
@@ -308,6 +313,8 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _leave_module(self, module: nn.Module, args: tuple[Any, ...], result: Any) -> None:
         del args
+        if not self._attention.is_own_thread():
+            return
         path = self._module_names.get(id(module))
         if path is not None:
             self.returned(path, result)

@@ -197,8 +197,9 @@ def _candidates(module: nn.Module, call: _Call) -> Iterator[FoldedLayer]:
 
 def _keep_marks(module: nn.Module, layer: nn.Module) -> None:
     """Carry over what the user put on the module: hooks, and which parameters train."""
-    for table in ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks"):
-        getattr(layer, table).update(getattr(module, table))
+    for table in (name for name in vars(module) if name.endswith("_hooks") or "_hooks_" in name):
+        if isinstance(getattr(layer, table, None), dict):
+            getattr(layer, table).update(getattr(module, table))
     trains = any(parameter.requires_grad for parameter in module.parameters())
     bias = module._parameters.get("bias")
     layer.weight.requires_grad_(trains)

@@ -131,7 +131,7 @@ class Record:
             unknown_ops=Counter(self.unknown_ops),
             train_mode=self.train_mode,
             asks_for_sizes=self.asks_for_sizes,
-            taken_apart=dict(self.taken_apart),
+            taken_apart={path: list(parts) for path, parts in self.taken_apart.items()},
             outputs=self.outputs,
             calls=dict(self.calls),
             module_outputs=dict(self.module_outputs),

@@ -234,6 +234,9 @@ class Plan:
                 "`secateur plan`"
             )
         try:
+            for key, kind in (("fingerprint", str), ("model_class", str), ("regrouped", list), ("train_mode", bool)):
+                if type(data[key]) is not kind:
+                    raise TypeError(f"{key!r} is {data[key]!r}, not a {kind.__name__}")
             shapes = {name: tuple(int(n) for n in shape) for name, shape in data["shapes"].items()}
             cuts = [
                 _cut_from(name, dim, indices, shapes[name])

@@ -1,7 +1,7 @@
 """Groups whose size a model's own code has written down: explained by integers that the code reads, or locked."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -38,43 +38,45 @@ class _Reading:
 def fitted(trials: Trials, graph: ChannelGraph) -> ChannelGraph:
     """Return ``graph`` with every group locked whose size is written in code and not explained by integers.
 
-    Groups are cut on trial all at once. If that fails, bisection finds the first group that breaks the forward; it is
-    explained or locked, groups of the same pattern (the same slices of parameters of modules of the same classes) with
-    it, and the rest is tried again.
+    Groups are cut on trial all at once. If that fails, bisection finds the first group that breaks the forward there;
+    it is explained or locked, groups of the same pattern (the same slices of parameters of modules of the same
+    classes) with it, and all that is left is tried again.
     """
     if not trials.suspicious:
         return graph
-    waiting = [group for group in graph.groups if group.locked is None and group.size > 1]
-    sound: list[Group] = []
-    unexplained: set[tuple[str, ...]] = set()
-    while waiting:
-        found = trials.misfit(graph, [*sound, *waiting])
+    tried: set[tuple[str, ...]] = set()
+    while groups := [group for group in graph.groups if group.locked is None and group.size > 1]:
+        found = trials.misfit(graph, groups)
         if found is None:
-            return graph
-        number, misfit = _first_bad(trials, graph, sound, waiting, found)
-        sound, bad, waiting = [*sound, *waiting[:number]], waiting[number], waiting[number + 1 :]
-        alike = [group for group in waiting if _pattern(trials.model, group) == _pattern(trials.model, bad)]
-        kind = (misfit.line, *(f"{entry}" for entry in _pattern(trials.model, bad)))
-        readings = () if kind in unexplained else _explained(trials, graph, sound, bad, misfit)
+            break
+        number, misfit = _first_bad(trials, graph, groups, found)
+        bad, model = groups[number], trials.model
+        alike = [group for group in groups[number + 1 :] if _pattern(model, group) == _pattern(model, bad)]
+        kind = (misfit.line, *map(str, _pattern(model, bad)))
+        alone = trials.misfit(graph, [bad], beyond=misfit) is not None
+        readings = () if kind in tried else _explained(trials, graph, [] if alone else groups[:number], bad, misfit)
+        tried.add(kind)
         if readings:
             graph = _rebound(trials, graph, bad, readings)
-            sound.append(bad)
             together = graph
             for group in alike:
                 together = _rebound(trials, together, group, readings)
-            if alike and trials.misfit(together, [*sound, *alike]) is None:
-                graph, sound = together, [*sound, *alike]
-                waiting = _without(waiting, alike)
-            continue
-        unexplained.add(kind)
-        locks = {bad.name: misfit.reason()}
-        # One more witness, and the pattern counts as understood.
-        same = [alike[-1]] if alike and trials.misfit(graph, [*sound, alike[-1]]) is not None else []
-        same = alike if same else [group for group in alike if trials.misfit(graph, [*sound, group]) is not None]
-        locks |= {group.name: _moved(trials.model, misfit, bad, group).reason() for group in same}
-        waiting = _without(waiting, same)
-        graph = locked(graph, locks)
+            # Explained alike, unless together they do not run: then each gets an explanation of its own.
+            if trials.misfit(together, [bad, *alike]) is None:
+                graph = together
+            else:
+                tried.discard(kind)
+        else:
+            graph = locked(graph, _reasons(trials, graph, bad, alike, misfit))
     return graph
+
+
+def _reasons(trials: Trials, graph: ChannelGraph, bad: Group, alike: list[Group], misfit: Misfit) -> dict[str, str]:
+    """Return why a group is locked, and those of its pattern that fail as it does: one more witness speaks for all."""
+    same = alike if alike and trials.misfit(graph, [alike[-1]]) is not None else []
+    same = same or [group for group in alike if trials.misfit(graph, [group]) is not None]
+    moved = {group.name: _moved(trials.model, misfit, bad, group).reason() for group in same}
+    return {bad.name: misfit.reason(), **moved}
 
 
 def locked(graph: ChannelGraph, reasons: dict[str, str]) -> ChannelGraph:
@@ -83,14 +85,12 @@ def locked(graph: ChannelGraph, reasons: dict[str, str]) -> ChannelGraph:
     return replace(graph, groups=groups)
 
 
-def _first_bad(
-    trials: Trials, graph: ChannelGraph, sound: list[Group], waiting: list[Group], misfit: Misfit
-) -> tuple[int, Misfit]:
-    """Return the place in ``waiting`` of the first group with which the run fails, and how it fails there."""
-    fits, fails = 0, len(waiting)  # so many of the first ones run, so many do not
+def _first_bad(trials: Trials, graph: ChannelGraph, groups: list[Group], misfit: Misfit) -> tuple[int, Misfit]:
+    """Return the number of the first group with which the run does not get past ``misfit``, and how it fails then."""
+    fits, fails, beyond = 0, len(groups), misfit  # so many of the first ones run, so many do not
     while fails - fits > 1:
         middle = (fits + fails) // 2
-        found = trials.misfit(graph, [*sound, *waiting[:middle]])
+        found = trials.misfit(graph, groups[:middle], beyond=beyond)
         if found is None:
             fits = middle
         else:
@@ -99,7 +99,7 @@ def _first_bad(
 
 
 def _explained(
-    trials: Trials, graph: ChannelGraph, sound: list[Group], group: Group, misfit: Misfit
+    trials: Trials, graph: ChannelGraph, others: list[Group], group: Group, misfit: Misfit
 ) -> tuple[_Reading, ...]:
     """Return the integers whose change with ``group`` makes the run fit, as few as will do; empty if there are none.
 
@@ -109,40 +109,31 @@ def _explained(
     places: set[str] = set()
     found: Misfit | None = misfit
 
-    def run(more: Sequence[_Reading]) -> Misfit | None:
-        return trials.misfit(_rebound(trials, graph, group, (*known, *more)), [*sound, group])
+    def run(readings: Sequence[_Reading], beyond: Misfit | None) -> Misfit | None:
+        return trials.misfit(_rebound(trials, graph, group, readings), [*others, group], beyond=beyond)
 
     while found is not None:
         if found.computed or found.module in places:
             return ()
-        here = found.module
-        places.add(here)
-        for chosen in itertools.islice(_subsets(tuple(_readings(trials, group, found))), _MOST_TRIALS):
-            after = run(chosen)
-            if after is None or after.module not in places:  # on to the next place
-                known, found = (*known, *_needed(chosen, run, places)), after
-                break
-        if found is not None and found.module == here:
+        places.add(found.module)
+        choices = itertools.islice(_subsets(tuple(_readings(trials, group, found))), _MOST_TRIALS)
+        chosen = next((choice for choice in choices if run((*known, *choice), found) is None), None)
+        if chosen is None:
             return ()
+        for reading in chosen:  # leave out what the run does as well without
+            fewer = tuple(other for other in chosen if other is not reading)
+            if fewer and run((*known, *fewer), found) is None:
+                chosen = fewer
+        known = (*known, *chosen)
+        found = run(known, None)
     return known
 
 
-def _needed(
-    chosen: tuple[_Reading, ...], run: Callable[[Sequence[_Reading]], Misfit | None], places: set[str]
-) -> tuple[_Reading, ...]:
-    """Leave out what the run does as well without."""
-    needed = list(chosen)
-    for reading in chosen:
-        fewer = [other for other in needed if other is not reading]
-        after = run(fewer) if fewer else None
-        if fewer and (after is None or after.module not in places):
-            needed = fewer
-    return tuple(needed)
-
-
 def _subsets(candidates: tuple[_Reading, ...]) -> Iterator[tuple[_Reading, ...]]:
-    """Yield all candidates, then ever smaller choices of them."""
-    for count in range(len(candidates), 0, -1):
+    """Yield all candidates together, then each alone, then ever more of them."""
+    if candidates:
+        yield candidates
+    for count in range(1, len(candidates)):
         yield from itertools.combinations(candidates, count)
 
 
@@ -234,8 +225,3 @@ def _moved(model: nn.Module, misfit: Misfit, bad: Group, group: Group) -> Misfit
         return misfit
     path = _home(group) + misfit.module[len(home) :]
     return replace(misfit, module=path) if any(name == path for name, _ in model.named_modules()) else misfit
-
-
-def _without(groups: list[Group], gone: list[Group]) -> list[Group]:
-    names = {group.name for group in gone}
-    return [group for group in groups if group.name not in names]

@@ -36,7 +36,7 @@ FOLLOWING = frozenset(
         *["upsample_nearest2d", "upsample_bilinear2d", "unsqueeze", "squeeze", "copy", "prelu", "_to_copy", "bmm"],
     ]
 )
-"""Operators whose result has the sizes of its inputs, whatever the code says; of others the code may ask for a size."""
+"""Operators that have no size from the code but those of their inputs; others may be asked for one."""
 
 ARITHMETIC = frozenset(["add", "sub", "rsub", "mul", "div", "pow", "floor_divide", "remainder", "fmod"])
 

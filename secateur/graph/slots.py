@@ -96,24 +96,20 @@ def swapped(stored: dict[str, StoredTensor], replace: Callable[[StoredTensor], T
             slot.put(tensor)
 
 
-def is_plain(module: nn.Module) -> bool:
-    """Whether a module is torch's own without hooks: its forward leaves nothing on it but values in its buffers."""
-    return type(module).__module__.startswith("torch.nn.modules.") and not (
-        module._forward_hooks or module._forward_pre_hooks
-    )
-
-
 @contextlib.contextmanager
 def preserved(model: nn.Module) -> Iterator[None]:
     """Put everything back that a forward may leave on its modules: caches, counters, re-assigned buffers."""
     tables: list[tuple[dict[Any, Any], dict[Any, Any]]] = []
     collections: list[tuple[Any, Any]] = []
     empty: list[Any] = []
+    plain: list[tuple[dict[str, Any], dict[str, Any]]] = []
     tensors: list[tuple[Tensor, Tensor]] = []
     for module in model.modules():
-        if is_plain(module):
-            continue
         values = vars(module)
+        if type(module).__module__.startswith("torch.nn.modules."):
+            # Its own forward leaves nothing on it; a parent may write there, and only what is written is looked at.
+            plain.append((values, values.copy()))
+            continue
         tables.append((values, values.copy()))
         for value in values.values():
             if isinstance(value, dict | list | set):
@@ -128,6 +124,10 @@ def preserved(model: nn.Module) -> Iterator[None]:
     try:
         yield
     finally:
+        for values, before in plain:
+            if len(values) != len(before) or any(values[name] is not before[name] for name in before):
+                values.clear()
+                values.update(before)
         for table, before in tables:
             if list(table) != list(before) or list(map(id, table.values())) != list(map(id, before.values())):
                 table.clear()

@@ -62,7 +62,7 @@ def trace(
             and locked too, and :func:`secateur.verify` compares them instead. None takes the raw heads of
             torchvision's detectors, and else the model's own outputs.
         trial: cut one unit of each group on trial, and lock the groups that the model's own code does not follow
-            (design §2, shapes written in code). Without, only :func:`secateur.verify` finds them.
+            (sizes written in code). Without, only :func:`secateur.verify` finds them.
 
     Returns:
         The graph: groups of units, costs, what is locked and why. It holds no tensors and no modules.

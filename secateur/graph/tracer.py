@@ -68,7 +68,9 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         """Run the operator, on meta tensors the common ones by their shape alone, and note the numbers in it."""
         numbers = numbers_in(name, *call)
         self.computed(numbers)
-        written = name == "native_layer_norm" and not isinstance(self.module, nn.LayerNorm)
+        written = name == "native_layer_norm" and (type(self.module) is not nn.LayerNorm or self.module.weight is None)
+        # A constant may have been made with a size from the code.
+        written = written or any(labels_of(tensor) is None for tensor in tensors_in(call))
         if (written or name not in FOLLOWING or (numbers and name in ARITHMETIC)) and not self.flattening:
             self._record.asks_for_sizes = self._record.asks_for_sizes or self._carries(call)
         if name == "slice":
@@ -171,6 +173,8 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         if not all(isinstance(slot.module, nn.modules.conv._ConvNd) for slot in slots):
             self._record.asks_for_sizes = True
             return False
+        if not all(type(slot.module).__module__.startswith("torch.nn.") for slot in slots):
+            self._record.asks_for_sizes = True  # a forward of its own may have another number in it
         assert labels is not None
         assert labels.parameter is not None
         self._record.regrouped.add(labels.parameter)
@@ -214,6 +218,11 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         axis = record.axes.get(place, super().carrying_axis(block, varying))
         record.splits[place] = Split(block, tuple(varying), axis, self.module_path)
         return axis
+
+    def unread(self, atoms: IntArray) -> None:
+        """See :class:`Flow`; a table of positions is often longer than the example."""
+        if self.from_weights:
+            self.lock(atoms, "a part of a weight that the example inputs do not read")
 
     def taken_apart(self, atoms: IntArray, places: list[int]) -> None:
         """See :class:`Flow`; integers of the module may count the whole, a part, or what lies before a place."""

@@ -7,9 +7,10 @@ model's code does not follow is locked, with the place; unless integers that the
 """
 
 import contextlib
+import threading
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -35,11 +36,21 @@ from secateur.graph.written_sizes import read_size, write_size
 
 @dataclass(frozen=True)
 class Misfit:
-    """Where a trial failed: the innermost module that was running, and the line of the model's own code."""
+    """Where a trial failed.
+
+    Attributes:
+        module: path of the innermost module that was running.
+        line: the line of the model's own code, ``file.py:number``.
+        computed: whether the code computed with another number, instead of asking for another shape.
+        training: whether that was in training mode.
+        returned: how many module calls had returned before.
+    """
 
     module: str
     line: str
     computed: bool = False
+    training: bool = field(default=False, compare=False)
+    returned: int = field(default=0, compare=False)
 
     def reason(self) -> str:
         """Return why a group is locked; without sizes, so that a cut model's trace says the same."""
@@ -61,13 +72,18 @@ class Trials:
         self._record = record
         self._names = module_names(model)
 
-    def misfit(self, graph: ChannelGraph, groups: Sequence[Group]) -> Misfit | None:
+    def misfit(self, graph: ChannelGraph, groups: Sequence[Group], *, beyond: Misfit | None = None) -> Misfit | None:
         """Cut one unit of each of ``groups`` and run the model; None if it runs and every module's output fits.
 
         Where channels are sliced at places of their own, not only the first unit is tried but also the last.
+
+        Args:
+            graph: whose units are cut, and whose attributes change with them.
+            groups: of ``graph``.
+            beyond: a misfit of an earlier run: run only until the module that failed there has returned.
         """
         for unit in (0, -1) if self._record.taken_apart else (0,):
-            found = self._without(graph, groups, unit)
+            found = self._without(graph, groups, unit, beyond)
             if found is not None:
                 return found
         return None
@@ -78,7 +94,7 @@ class Trials:
             if atoms.size == size:
                 yield self._unit_of_atom[atoms]
 
-    def _without(self, graph: ChannelGraph, groups: Sequence[Group], unit: int) -> Misfit | None:
+    def _without(self, graph: ChannelGraph, groups: Sequence[Group], unit: int, beyond: Misfit | None) -> Misfit | None:
         gone = {group.name: unit % group.size for group in groups}
         kept = {group.name: [n for n in range(group.size) if n != gone[group.name]] for group in groups}
         plan = graph.plan(kept, allow_approximate=True)
@@ -86,14 +102,14 @@ class Trials:
         removed[[group.offset + gone[group.name] for group in groups]] = 1
         marks = removed[self._unit_of_atom]  # the last entry stands for unit -1, which stays
         self.count += 1
-        for training in self._modes:
-            found = self._run(plan, marks, training=training)
+        for training in self._modes if beyond is None else (beyond.training,):
+            found = self._run(plan, marks, training=training, beyond=beyond)
             if found is not None:
                 return found
         return None
 
-    def _run(self, plan: Plan, marks: IntArray, *, training: bool) -> Misfit | None:
-        watch = _Watch(self._names, self._record, marks, training=training, meta=self._meta)
+    def _run(self, plan: Plan, marks: IntArray, *, training: bool, beyond: Misfit | None) -> Misfit | None:
+        watch = _Watch(self._names, self._record, marks, training=training, meta=self._meta, beyond=beyond)
         with (
             torch.inference_mode(mode=False),
             torch.no_grad(),
@@ -109,8 +125,11 @@ class Trials:
             args, kwargs = inputs.map_tensors(self._given, self._record.calls[training])
             try:
                 self.model(*args, **kwargs)
-            except Exception as error:  # whatever a model's own code raises
-                return Misfit(watch.module, _line_of(error), computed=isinstance(error, _UnexpectedNumberError))
+            except _BeyondError:
+                return None
+            except (Exception, SystemExit) as error:  # whatever a model's own code raises
+                computed = isinstance(error, _UnexpectedNumberError)
+                return Misfit(watch.module, _line_of(error), computed, training, watch.returned)
         return watch.unfinished()
 
     def _given(self, tensor: Tensor) -> Tensor:
@@ -126,6 +145,10 @@ class Trials:
         return follow(alike(entry.tensor, data))
 
 
+class _BeyondError(Exception):
+    """A trial run has come past the place that was asked about."""
+
+
 class _UnexpectedShapeError(Exception):
     """A trial run has another shape than the labels foretell."""
 
@@ -137,7 +160,18 @@ class _UnexpectedNumberError(Exception):
 class _Watch:
     """Compares what a run shows with what the trace's labels foretell: views, numbers, what modules return."""
 
-    def __init__(self, names: dict[int, str], record: Record, marks: IntArray, *, training: bool, meta: bool) -> None:
+    def __init__(
+        self,
+        names: dict[int, str],
+        record: Record,
+        marks: IntArray,
+        *,
+        training: bool,
+        meta: bool,
+        beyond: Misfit | None,
+    ) -> None:
+        self._thread = threading.get_ident()
+        self._beyond = beyond
         self._expected: list[ModuleOutput] = record.module_outputs[training]
         self._views: list[Shaped] = record.views[training]
         self._slices = record.slices[training]
@@ -145,7 +179,7 @@ class _Watch:
         self._meta = meta
         self._names = names
         self._marks = marks
-        self._next = 0
+        self.returned = 0
         self._next_view = 0
         self._next_slice = 0
         self._next_numbers = 0
@@ -171,14 +205,18 @@ class _Watch:
 
     def unfinished(self) -> Misfit | None:
         """Return a misfit if the run took another course than the trace and called fewer modules."""
-        return None if self._next == len(self._expected) else Misfit("", "")
+        return None if self.returned == len(self._expected) else Misfit("", "")
 
     def _enter(self, module: nn.Module, args: object) -> None:
         del args
+        if threading.get_ident() != self._thread:  # hooks on all modules are those of all threads
+            return
         self._stack.append(self._names.get(id(module), self._stack[-1]))
 
     def _leave(self, module: nn.Module, args: object, result: object) -> None:
         del args
+        if threading.get_ident() != self._thread:
+            return
         path = self._stack[-1]
         if id(module) in self._names:
             self._compare(path, result)
@@ -207,16 +245,18 @@ class _Watch:
         self._next_numbers += 1
 
     def _compare(self, path: str, result: object) -> None:
-        if self._next >= len(self._expected) or self._expected[self._next][0] != path:
+        if self.returned >= len(self._expected) or self._expected[self.returned][0] != path:
             raise _UnexpectedShapeError
-        foretold = self._expected[self._next][1]
-        self._next += 1
+        foretold = self._expected[self.returned][1]
         found = inputs.tensors_of(result)
         fits = len(found) == len(foretold) and all(
             self._agrees(tensor, *shaped) for tensor, shaped in zip(found, foretold, strict=True)
         )
         if not fits:
             raise _UnexpectedShapeError
+        self.returned += 1
+        if self._beyond is not None and path == self._beyond.module and self.returned > self._beyond.returned:
+            raise _BeyondError
 
     def _agrees(self, tensor: Tensor, shape: tuple[int, ...], dims: DimensionLabels) -> bool:
         """Compare a shape; in a run with values there may be another number of boxes, but not of channels."""

@@ -1,5 +1,6 @@
 """Scaled-dot-product attention seen as one operator, whatever kernels it is made of and however it was imported."""
 
+import threading
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Self
@@ -11,6 +12,10 @@ from torch.overrides import TorchFunctionMode
 ATTENTION = nn.functional.scaled_dot_product_attention
 """Torch's own function."""
 
+# Torch's function and the fast path's switch belong to the whole process: two threads that change them in turn would
+# each put back what the other has set.
+_ONE_AT_A_TIME = threading.RLock()
+
 _FLATTEN = (torch.flatten, torch.Tensor.flatten)
 
 
@@ -19,6 +24,7 @@ class WholeAttention(TorchFunctionMode):
 
     Its default scale 1/√d reads a size, and which kernels it decomposes to depends on the device; neither can be seen
     operator by operator. Fused attention layers, which hide their products, take the ordinary path meanwhile.
+    One thread at a time: a second that enters waits.
 
     Attributes:
         running: whether a call of attention is being run.
@@ -33,11 +39,16 @@ class WholeAttention(TorchFunctionMode):
         self.running = False
         self.flattening = False
         self._handle = handle
+        self._thread = threading.get_ident()
         self._before: list[tuple[Any, bool]] = []
+
+    def is_own_thread(self) -> bool:
+        """Whether the thread that runs is the one that entered; what others run meanwhile is not looked at."""
+        return threading.get_ident() == self._thread
 
     def attend(self, *args: Any, **kwargs: Any) -> Any:
         """Stand in for torch's function."""
-        if self.running:
+        if self.running or not self.is_own_thread():
             return ATTENTION(*args, **kwargs)
         self.running = True
         try:
@@ -60,6 +71,8 @@ class WholeAttention(TorchFunctionMode):
 
     def __enter__(self) -> Self:
         """Begin to see attention."""
+        _ONE_AT_A_TIME.acquire()
+        self._thread = threading.get_ident()
         self._before.append((nn.functional.scaled_dot_product_attention, torch.backends.mha.get_fastpath_enabled()))
         # Torch's own functions find it here; a model may have imported it by name, which only the mode sees.
         nn.functional.scaled_dot_product_attention = self.attend
@@ -74,3 +87,4 @@ class WholeAttention(TorchFunctionMode):
         super().__exit__(kind, error, trace)  # type: ignore[no-untyped-call]
         nn.functional.scaled_dot_product_attention, fast_path = self._before.pop()
         torch.backends.mha.set_fastpath_enabled(fast_path)
+        _ONE_AT_A_TIME.release()

@@ -17,8 +17,12 @@ def refuse_wrappers(model: nn.Module) -> None:
     """Refuse wrappers whose inner model has to be given instead, and models that are compiled or quantized.
 
     Raises:
-        TraceError: ``model``, or a module in it, is one.
+        TraceError: ``model``, or a module in it, is one, or it is no module at all.
     """
+    given: object = model
+    if not isinstance(given, nn.Module):
+        what = f"the class {given.__name__}" if isinstance(given, type) else f"a {type(given).__name__}"
+        raise TraceError(f"expected a model (an nn.Module), got {what}; pass an instance")
     for path, module in model.named_modules():
         problem = _problem(module, f" (module {path!r})" if path else "")
         if problem is not None:

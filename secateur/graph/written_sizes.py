@@ -21,7 +21,7 @@ def written_sizes(module: nn.Module) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for name, value in vars(module).items():
-        if name in _NOT_SIZES:
+        if name in _NOT_SIZES or name.startswith("_"):
             continue
         if _is_size(value):
             found[name] = value

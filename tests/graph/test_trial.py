@@ -1,5 +1,6 @@
 """Shapes written in code: groups that a forward cannot follow are locked, those that integers explain are cut whole."""
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,27 @@ def test_without_the_trial_only_the_proof_finds_it() -> None:
     plan = graph.plan({"second": range(7)})
     proof = verify(model, apply(model, plan, verify_with=None), plan, images())
     assert not proof.passed
+
+
+@pytest.mark.parametrize(
+    ("between", "asked"),
+    [
+        (lambda x: functional.relu(x) * torch.sigmoid(x.mean((2, 3), keepdim=True)), False),
+        (lambda x: torch.flatten(x, 2).mean(2).unsqueeze(2).unsqueeze(3) + x, False),
+        (lambda x: x.view(x.shape[0], x.shape[1], -1).mean(2)[:, :, None, None] + x, True),
+        (lambda x: x * 0.5, True),
+        (lambda x: functional.group_norm(x, 4), True),
+        (lambda x: functional.layer_norm(x, x.shape[1:]), True),
+    ],
+)
+def test_a_trial_is_run_only_where_code_may_have_a_size(
+    between: Any, asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[int] = []
+    run = trial_module.Trials._run
+    monkeypatch.setattr(trial_module.Trials, "_run", lambda *a, **k: counted.append(1) or run(*a, **k))
+    trace(Written(between).eval(), images())
+    assert bool(counted) == asked
 
 
 class Attention(nn.Module):
@@ -228,3 +250,83 @@ def test_written_sizes_are_plain_integers_above_one() -> None:
     assert read_size(module, "sizes[0]") == 3
     with pytest.raises(AttributeError, match=r"sizes\[2\]"):
         read_size(module, "sizes[2]")
+
+
+class Positions(nn.Module):
+    """Adds the first rows of a table that is longer than the example."""
+
+    def __init__(self, rows: int) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 3, padding=1), nn.Linear(8, 4)
+        self.table = nn.Parameter(torch.randn(1, rows, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x).flatten(2).transpose(1, 2)
+        return self.leave(functional.relu(y + self.table[:, : y.shape[1]]))
+
+
+@pytest.mark.parametrize("rows", [40, 72, 100])
+def test_rows_of_a_table_that_the_example_does_not_read_stay(rows: int) -> None:
+    graph, plan, small = assert_exact(Positions(rows).eval(), images())
+    assert set(plan.kept) == {"enter"}
+    assert small.table.shape[1] == rows
+    unread = [reason for name, reason in locked_reasons(graph).items() if name.startswith("table")]
+    assert any("do not read" in reason or "not cut" in reason for reason in unread)
+
+
+class Unaffine(nn.Module):
+    """A norm without a weight of its own, whose number of channels nothing else tells."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.norm, self.leave = nn.Linear(3, 8), nn.LayerNorm(8, elementwise_affine=False), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.leave(self.norm(self.enter(x.mean((2, 3)))))
+
+
+def test_a_norm_without_a_weight_locks() -> None:
+    assert "its size is written in the code" in str(trace(Unaffine().eval(), images()).group("enter").locked)
+
+
+class Constant(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(12, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        return self.leave(torch.cat([y, y.new_zeros(y.shape[0], 12 - y.shape[1], *y.shape[2:])], 1))
+
+
+def test_a_constant_that_fills_up_to_a_written_size_locks() -> None:
+    assert prunable(trace(Constant().eval(), images())) == set()
+
+
+class Exits(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x) * 2
+        if y.shape[1] != 8:
+            raise SystemExit("unsupported width")
+        return self.leave(y)
+
+
+def test_a_model_that_ends_the_process_at_another_width_is_locked() -> None:
+    assert "written in the code" in str(trace(Exits().eval(), images()).group("enter").locked)
+
+
+def test_threads_that_trace_at_once_do_not_disturb_each_other() -> None:
+    model, given = Transformer().eval(), images()
+    expected = trace(model, given).digest()
+    attention = functional.scaled_dot_product_attention
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with ThreadPoolExecutor(4) as pool:
+        models = [Transformer().eval() for _ in range(8)]
+        found = list(pool.map(lambda other: trace(other, given).digest(), models))
+    assert found == [expected] * 8
+    assert functional.scaled_dot_product_attention is attention
+    assert torch.backends.mha.get_fastpath_enabled() == fast_path

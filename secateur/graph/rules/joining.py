@@ -89,6 +89,8 @@ def slice_(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: 
         return
     start = _index(args[2] if len(args) > 2 else None, 0, size)
     step = args[4] if len(args) > 4 else 1
+    if step == 1:
+        flow.unread(np.concatenate([atoms[:start], atoms[start + kept :]]))
     if step == 1 and kept > 1 and size % kept == 0 and start % kept == 0:
         parts = atoms.reshape(-1, kept)
         flow.books.unify(np.broadcast_to(parts[0], parts.shape).ravel(), parts.ravel())

@@ -10,6 +10,8 @@ from secateur.graph.labels import IntArray
 if TYPE_CHECKING:
     from secateur.graph.flow import Flow
 
+STANDARDISED = "the weight is normalised over its inputs (fold it first: fold_weight_standardisation)"
+
 
 def batch_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
     """``native_batch_norm(input, weight, bias, running_mean, running_var, …)``: one entry per channel, dimension 1."""
@@ -18,7 +20,11 @@ def batch_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], resu
         if isinstance(vector, Tensor) and vector.dim() == 1:
             dims[1] = flow.unify(dims[1], flow.dims(vector)[0], "normalised")
     for axis, atoms in enumerate(dims):
-        if axis != 1:  # batch statistics are taken over all other dimensions
+        if axis == 1:
+            continue
+        if flow.from_weights:
+            flow.lock(atoms, STANDARDISED)
+        else:  # batch statistics are taken over all other dimensions
             flow.approximate(atoms, "normalised across channels")
     flow.give(result[0] if isinstance(result, tuple | list) else result, tuple(dims))
 
@@ -73,7 +79,7 @@ def weight_norm(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], res
     for position, atoms in enumerate(lengths):
         if position != axis:
             flow.lock(atoms, "broadcast against more channels")
-            flow.approximate(dims[position], "normalised across channels")
+            flow.lock(dims[position], STANDARDISED)
     dims[axis] = flow.unify(dims[axis], lengths[axis], "normalised")
     flow.give(result[0], tuple(dims))
     flow.give(result[1], tuple(atoms if position == axis else None for position, atoms in enumerate(dims)))
