@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from secateur.errors import PlanError
 from secateur.graph.blocks import Block, Drop, outermost
 from secateur.graph.costs import Costs
+from secateur.graph.graph_json import content_of, fields_from
 from secateur.graph.plan import DimensionCut, Plan, fingerprint_of, kept_after
 from secateur.graph.shortening import vanishing_groups, without_blocks
 from secateur.graph.ties import Tie, Why, why
@@ -61,7 +62,7 @@ class ChannelGraph:
 
     def __eq__(self, other: object) -> bool:
         """Compare content, but for ``ties``."""
-        return isinstance(other, ChannelGraph) and self._content() == other._content()
+        return isinstance(other, ChannelGraph) and content_of(self) == content_of(other)
 
     def __hash__(self) -> int:
         """Hash what identifies the model."""
@@ -353,47 +354,7 @@ class ChannelGraph:
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dictionaries; :meth:`from_json` reads them back."""
-        return {**self._content(), "ties": [tie.to_json() for tie in self.ties]}
-
-    def _content(self) -> dict[str, Any]:
-        return {
-            "model_class": self.model_class,
-            "tensors": [
-                {
-                    "name": spec.name,
-                    "shape": list(spec.shape),
-                    "element_bytes": spec.element_bytes,
-                    "is_parameter": spec.is_parameter,
-                    "is_persistent": spec.is_persistent,
-                    "aliases": list(spec.aliases),
-                }
-                for spec in self.tensors
-            ],
-            "groups": [
-                {
-                    "name": g.name,
-                    "size": g.size,
-                    "offset": g.offset,
-                    "locked": g.locked,
-                    "approximate": g.approximate,
-                    "summed": g.summed,
-                }
-                for g in self.groups
-            ],
-            "dims": [
-                {"parameter": d.parameter, "dim": d.dim, "role": d.role, "units": d.units.tolist()} for d in self.dims
-            ],
-            "attributes": [
-                {"module": a.module, "attribute": a.attribute, "units": a.units.tolist()} for a in self.attributes
-            ],
-            "regrouped": sorted(self.regrouped),
-            "costs": self.costs.to_json(),
-            "unreached": list(self.unreached),
-            "unknown_ops": dict(self.unknown_ops),
-            "train_mode": self.train_mode,
-            **({"outputs": list(self.outputs)} if self.outputs else {}),
-            "blocks": [block.to_json() for block in self.blocks],
-        }
+        return {**content_of(self), "ties": [tie.to_json() for tie in self.ties]}
 
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> "ChannelGraph":
@@ -402,33 +363,11 @@ class ChannelGraph:
         Raises:
             PlanError: a key is missing.
         """
-        try:
-            return cls(
-                model_class=data["model_class"],
-                tensors=tuple(
-                    TensorSpec(**{**t, "shape": tuple(t["shape"]), "aliases": tuple(t["aliases"])})
-                    for t in data["tensors"]
-                ),
-                groups=tuple(Group(**g) for g in data["groups"]),
-                dims=tuple(ParameterDim(**{**d, "units": np.asarray(d["units"], np.int64)}) for d in data["dims"]),
-                attributes=tuple(
-                    SizeAttribute(**{**a, "units": np.asarray(a["units"], np.int64)}) for a in data["attributes"]
-                ),
-                regrouped=frozenset(data["regrouped"]),
-                costs=Costs.from_json(data["costs"]),
-                unreached=tuple(data["unreached"]),
-                unknown_ops=dict(data["unknown_ops"]),
-                train_mode=data["train_mode"],
-                outputs=tuple(data.get("outputs", ())),
-                blocks=tuple(Block.from_json(block) for block in data.get("blocks", ())),
-                ties=tuple(Tie.from_json(tie) for tie in data.get("ties", ())),
-            )
-        except (KeyError, TypeError) as error:
-            raise PlanError(f"this is not a channel graph as Secateur writes it: {error}") from error
+        return cls(**fields_from(data))
 
     def digest(self) -> str:
         """Return a hash of the content, but for ``ties``, for comparing graphs across processes."""
-        text = json.dumps(self._content(), sort_keys=True, separators=(",", ":"))
+        text = json.dumps(content_of(self), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -12,8 +12,8 @@ from secateur.graph import inputs
 from secateur.graph.blocks import NO_COSTS, Block, Drop, Sum, outermost, renumbered
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.dropping import dropped
-from secateur.graph.groups import Record
 from secateur.graph.operations import Operations
+from secateur.graph.recorded import Record
 from secateur.graph.replacing import Recipe, Replacing, lies_in
 from secateur.graph.residuals import Branch, Residuals
 from secateur.graph.shape_run import meta_like, running_on_shapes

@@ -19,14 +19,14 @@ from secateur.graph.plan import Plan
 from secateur.graph.rules import Rule
 from secateur.graph.rules.contractions import CONTRACTIONS
 from secateur.graph.slots import StoredTensor, alike, module_names, preserved, refuse_wrappers, stored_tensors, swapped
-from secateur.graph.statistics import OVER_KEPT, Statistics
+from secateur.graph.statistics import OVER_KEPT, MeansOver
 from secateur.graph.surgery import check_fits
 
 _ASIDE = "_secateur_aside"
 
 
 @contextlib.contextmanager
-def masked(model: nn.Module, plan: Plan, *, statistics: Statistics = "all") -> Iterator[nn.Module]:
+def masked(model: nn.Module, plan: Plan, *, means: MeansOver = "all") -> Iterator[nn.Module]:
     """Run ``model`` inside this block as if the channels that ``plan`` removes were zero.
 
     Removed indices of activations are zeroed at the inputs of convolutions and matrix products, where a zero counts
@@ -37,7 +37,7 @@ def masked(model: nn.Module, plan: Plan, *, statistics: Statistics = "all") -> I
     Args:
         model: the model that the plan was made for.
         plan: what to remove.
-        statistics: over which channels means and norms across channels are taken, where the plan cuts approximate
+        means: over which channels means and norms across channels are taken, where the plan cuts approximate
             groups: ``all``, as if the removed ones were zero, or those that are ``kept``, as in the cut model.
 
     Yields:
@@ -50,7 +50,7 @@ def masked(model: nn.Module, plan: Plan, *, statistics: Statistics = "all") -> I
     refuse_wrappers(model)
     stored = stored_tensors(model)
     check_fits(stored, type(model).__qualname__, plan)
-    masker = Masker(module_names(model), plan.drops, statistics)
+    masker = Masker(module_names(model), plan.drops, means)
 
     def marked(entry: StoredTensor) -> Tensor:
         data = entry.tensor.detach()
@@ -81,9 +81,9 @@ class Masker(Flow):  # type: ignore[no-untyped-call]
     none, and ends in zeros where the block's branch is added.
     """
 
-    def __init__(self, names: dict[int, str], drops: Iterable[Drop] = (), statistics: Statistics = "all") -> None:
+    def __init__(self, names: dict[int, str], drops: Iterable[Drop] = (), means: MeansOver = "all") -> None:
         super().__init__(_Marks(), names)
-        self._statistics = statistics
+        self._means = means
         self._branches = {(drop.sum.module, drop.sum.number): drop.sum.operand for drop in drops}
         self._sums: Counter[str] = Counter()
 
@@ -122,7 +122,7 @@ class Masker(Flow):  # type: ignore[no-untyped-call]
 
     def run(self, func: Any, name: str, call: Call) -> Any:
         """Run the operator, one that mixes channels on the kept ones alone if statistics are to be theirs."""
-        if self._statistics == "kept" and name in OVER_KEPT:
+        if self._means == "kept" and name in OVER_KEPT:
             return OVER_KEPT[name](func, call[0], call[1], self.dims)
         return super().run(func, name, call)
 
@@ -200,7 +200,7 @@ class _Marks:
         return np.zeros(count, dtype=np.int64)
 
 
-def masked_call(model: nn.Module, plan: Plan, call: Call, statistics: Statistics = "all") -> Any:
+def masked_call(model: nn.Module, plan: Plan, call: Call, means: MeansOver = "all") -> Any:
     """Return what ``model`` computes for ``call`` with the channels that ``plan`` removes zeroed."""
-    with masked(model, plan, statistics=statistics):
+    with masked(model, plan, means=means):
         return model(*call[0], **call[1])

@@ -8,8 +8,8 @@ locked or paired in such a product, a second trace lets the other axis carry.
 import numpy as np
 
 from secateur.graph.channel_graph import ChannelGraph
-from secateur.graph.groups import Axes, Record, Split
 from secateur.graph.labels import IntArray
+from secateur.graph.recorded import Axes, Record, Split
 
 
 def other_axes(record: Record, graph: ChannelGraph, unit_of_atom: IntArray) -> Axes:

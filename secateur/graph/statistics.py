@@ -15,7 +15,7 @@ from torch import Tensor
 from secateur.graph.labels import DimensionLabels
 from secateur.graph.rules.reductions import reduced_axes
 
-Statistics = Literal["all", "kept"]
+MeansOver = Literal["all", "kept"]
 """Over which channels a masked run takes means and norms: ``all``, zeroed ones too, or those that are ``kept``."""
 
 Dims = Callable[[Tensor], DimensionLabels]

@@ -7,8 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.graph.channel_graph import ChannelGraph
-from secateur.graph.groups import Record
 from secateur.graph.labels import Atoms, IntArray, Origin
+from secateur.graph.recorded import Record
 from secateur.graph.ties import CONSTANTS, Joined, Tie, TiedDim, Ties
 
 

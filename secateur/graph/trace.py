@@ -14,12 +14,13 @@ from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.copying import forget_kept
 from secateur.graph.droppable import with_blocks
 from secateur.graph.flow import Call
-from secateur.graph.groups import Axes, Record, build
+from secateur.graph.groups import build
 from secateur.graph.inputs import ExampleInputs
 from secateur.graph.labels import Labels, attach
 from secateur.graph.misfit import does_not_run, returns_no_tensor
 from secateur.graph.outputs import Captured, chosen_outputs
 from secateur.graph.rebinding import fitted
+from secateur.graph.recorded import Axes, Record
 from secateur.graph.shape_run import meta_like
 from secateur.graph.slots import (
     StoredTensor,

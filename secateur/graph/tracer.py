@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from secateur.graph import inputs
 from secateur.graph.flow import Call, Flow, tensors_in
-from secateur.graph.groups import Record, Split
 from secateur.graph.labels import IntArray, Labels, Origin, attach, labels_of
+from secateur.graph.recorded import Record, Split
 from secateur.graph.rules import Rule
 from secateur.graph.shape_run import (
     ARITHMETIC,

@@ -24,9 +24,9 @@ from secateur.graph import inputs
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.copying import forget_kept
 from secateur.graph.flow import OUTSIDE
-from secateur.graph.groups import ModuleOutput, Record, Shaped
 from secateur.graph.labels import DimensionLabels, IntArray
 from secateur.graph.plan import Plan
+from secateur.graph.recorded import ModuleOutput, Record, Shaped
 from secateur.graph.shape_run import follow, meta_like, running_on_shapes
 from secateur.graph.slots import StoredTensor, alike, mode_of, module_names, preserved, randomness_preserved, swapped
 from secateur.graph.surgery import cut_tensor, integer_attributes

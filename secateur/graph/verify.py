@@ -23,7 +23,7 @@ from secateur.graph.proof_runs import LastModule, Widened, without_chance
 from secateur.graph.redraw import redraw
 from secateur.graph.sliced_weights import copy_sliced, shape_problem, value_problem
 from secateur.graph.slots import mode_of, refuse_wrappers, stored_tensors
-from secateur.graph.statistics import Statistics
+from secateur.graph.statistics import MeansOver
 from secateur.graph.surgery import check_fits
 from secateur.randomness import derive_seed
 
@@ -199,7 +199,7 @@ def _compare(
             raise _OriginalFailedError(_first_line(error)) from error
         if not original:
             raise _OriginalFailedError("it returns no tensor")
-        masked = outputs_of(wide, names, lambda: masked_call(wide, plan, _fresh(given), _statistics(plan)), scales)
+        masked = outputs_of(wide, names, lambda: masked_call(wide, plan, _fresh(given), _means(plan)), scales)
         zeroed = masked
         if plan.approximate:
             zeroed = outputs_of(wide, names, lambda: masked_call(wide, plan, _fresh(given)), scales)
@@ -257,7 +257,7 @@ def _own_precision_error(
 ) -> float | None:
     try:
         with mode_of(model, training=False), mode_of(small, training=False):
-            masked = outputs_of(model, names, lambda: masked_call(model, plan, _fresh(call), _statistics(plan)))
+            masked = outputs_of(model, names, lambda: masked_call(model, plan, _fresh(call), _means(plan)))
             cut = outputs_of(small, names, lambda: inputs.run(small, _fresh(call)))
     except Exception:  # a model in a precision in which this machine cannot run it
         return None
@@ -269,7 +269,7 @@ def _own_precision_error(
     return max(errors, default=None)
 
 
-def _statistics(plan: Plan) -> Statistics:
+def _means(plan: Plan) -> MeansOver:
     return "kept" if plan.approximate else "all"
 
 

@@ -82,7 +82,7 @@ def test_the_drift_is_what_masked_shows(model: nn.Module, plan: Plan) -> None:
     small = apply(model, plan, verify_with=None)
     with masked(model, plan):
         zeroed = model(x)
-    with masked(model, plan, statistics="kept"):
+    with masked(model, plan, means="kept"):
         kept = model(x)
     with torch.no_grad():
         original, cut = model(x), small(x)
@@ -100,7 +100,7 @@ def test_statistics_of_kept_channels_by_hand() -> None:
         model[2].weight.copy_(torch.tensor([[1.0, 2.0, 4.0]]))
     x = torch.tensor([[5.0, 1.0]], dtype=torch.float64)
     plan = trace(model, x).plan({"0": [0, 1]}, allow_approximate=True)
-    with masked(model, plan, statistics="kept"):
+    with masked(model, plan, means="kept"):
         found = model(x)
     # Of 5 and 1 the mean is 3 and the deviation 2, so they become 1 and −1, and 1·1 − 1·2 = −1.
     assert float(found) == pytest.approx(-1.0, abs=1e-5)

@@ -75,7 +75,7 @@ class Written(Block):
         self.conv, self.variant, self.width = nn.Conv2d(incoming, width, 1), variant, width
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.conv(x))
+        y = F.relu(self.conv(x)).contiguous()  # a view of channels-last memory would fail, cut or not
         if self.variant == "channels":
             return (y.view(-1, self.width, x.shape[2] * x.shape[3]) * 2.0).view(-1, self.width, *x.shape[2:])
         return (y.view(x.shape[0], -1) * 2.0).view(x.shape[0], self.width, x.shape[2], x.shape[3])
