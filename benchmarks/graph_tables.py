@@ -48,7 +48,7 @@ def coverage(record: dict[str, Any]) -> str:
     timed = [entry["timing"] for entry in entries if "ratio" in entry.get("timing", {})]
     note = (
         f"{len(entries)} of {record['models_in_list']} models of the list; random weights, one thread, one process per "
-        f"model; the peer had {record['limit_s']:g} s for its cut and as long for its graph. Longer than "
+        f"model; the peer had at most {record['limit_s']:g} s for its cut and as long for its graph. Longer than "
         f"{coverage_summary.SLOW_S:g} s and than the model's own forward: {', '.join(slow) or 'none'}. {packages}; "
         f"{machine(record)}."
     )
