@@ -17,7 +17,7 @@ from secateur.graph.graph_json import content_of, fields_from
 from secateur.graph.plan import DimensionCut, Plan, fingerprint_of, kept_after
 from secateur.graph.shortening import vanishing_groups, without_blocks
 from secateur.graph.ties import Tie, Why, why
-from secateur.graph.units import Group, ParameterDim, SizeAttribute, TensorSpec, UnitArray
+from secateur.graph.units import DimsByGroup, Group, ParameterDim, SizeAttribute, TensorSpec, UnitArray
 from secateur.names import unknown_name
 
 
@@ -57,7 +57,8 @@ class ChannelGraph:
     ties: Sequence[Tie] = ()
 
     def __post_init__(self) -> None:
-        groups = tuple(replace(group, dims=self.dims) for group in self.groups)
+        dims = DimsByGroup(self.dims, self.sizes)
+        groups = tuple(replace(group, dims=dims) for group in self.groups)
         object.__setattr__(self, "groups", groups)
 
     def __eq__(self, other: object) -> bool:
@@ -291,7 +292,7 @@ class ChannelGraph:
         groups, offset = [], 0
         for group in self.groups:
             size = int(keep[group.units].sum())
-            groups.append(replace(group, size=size, offset=offset, dims=()))
+            groups.append(replace(group, size=size, offset=offset))
             offset += size
 
         def renumbered(units: UnitArray) -> UnitArray:

@@ -47,7 +47,7 @@ def tensors_of(value: Any) -> list[Tensor]:
     return found
 
 
-def map_tensors(function: Callable[[Tensor], Tensor], value: Any) -> Any:
+def map_tensors(function: Callable[[Tensor], Any], value: Any) -> Any:
     """Return ``value`` with ``function`` applied to every tensor in its nested containers."""
     return pytree.tree_map_only(Tensor, function, value)
 

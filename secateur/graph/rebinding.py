@@ -5,223 +5,244 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from torch import nn
 
 from secateur.graph.channel_graph import ChannelGraph
-from secateur.graph.trial import Misfit, Trials
-from secateur.graph.units import Group, SizeAttribute, UnitArray
+from secateur.graph.readings import Pattern, Reading, bound, counted, home_of, pattern_of, readings_at, rebound
+from secateur.graph.recorded import ModuleCall
+from secateur.graph.trial import Trials
+from secateur.graph.trial_cut import is_within
+from secateur.graph.units import Group
+from secateur.graph.watch import Misfit
 from secateur.graph.written_sizes import written_sizes
 
 # Modules have few sizes of their own; a search that needs more trials than this is not about sizes.
 _MOST_TRIALS = 48
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """An integer that a module's code reads, and where it stands seen from the home of a group.
-
-    Attributes:
-        up: how many modules above the home.
-        below: the path from there to the module.
-        attribute: its name.
-    """
-
-    up: int
-    below: str
-    attribute: str
-
-    def module(self, group: Group) -> str:
-        """Return the path of the module, for a group of the same pattern."""
-        return f"{_above(_home(group), self.up)}{self.below}".removeprefix(".")
-
-
 def fitted(trials: Trials, graph: ChannelGraph) -> ChannelGraph:
     """Return ``graph`` with every group locked whose size is written in code and not explained by integers.
 
-    Groups are cut on trial all at once. If that fails, bisection finds the first group that breaks the forward there;
-    it is explained or locked, groups of the same pattern (the same slices of parameters of modules of the same
-    classes) with it, and all that is left is tried again.
+    Groups are cut on trial all at once. Where that fails, the call that fails is settled on its own: bisection finds
+    the first group that breaks it, which is explained or locked, until the call fits; then the calls of modules of the
+    same class that come later, with the same explanation tried first. All that is left is tried again.
     """
-    if not trials.suspicious:
-        return graph
-    tried: set[tuple[str, ...]] = set()
-    while groups := [group for group in graph.groups if group.locked is None and group.size > 1]:
-        found = trials.misfit(graph, groups)
-        if found is None:
-            break
-        number, misfit = _first_bad(trials, graph, groups, found)
-        bad, model = groups[number], trials.model
-        alike = [group for group in groups[number + 1 :] if _pattern(model, group) == _pattern(model, bad)]
-        kind = (misfit.line, *map(str, _pattern(model, bad)))
-        alone = trials.misfit(graph, [bad], beyond=misfit) is not None
-        readings = () if kind in tried else _explained(trials, graph, [] if alone else groups[:number], bad, misfit)
-        tried.add(kind)
-        if readings:
-            graph = _rebound(trials, graph, bad, readings)
-            together = graph
-            for group in alike:
-                together = _rebound(trials, together, group, readings)
-            # Explained alike, unless together they do not run: then each gets an explanation of its own.
-            if trials.misfit(together, [bad, *alike]) is None:
-                graph = together
-            else:
-                tried.discard(kind)
-        else:
-            graph = locked(graph, _reasons(trials, graph, bad, alike, misfit))
-    return graph
-
-
-def _reasons(trials: Trials, graph: ChannelGraph, bad: Group, alike: list[Group], misfit: Misfit) -> dict[str, str]:
-    """Return why a group is locked, and those of its pattern that fail as it does: one more witness speaks for all."""
-    same = alike if alike and trials.misfit(graph, [alike[-1]]) is not None else []
-    same = same or [group for group in alike if trials.misfit(graph, [group]) is not None]
-    moved = {group.name: _moved(trials.model, misfit, bad, group).reason() for group in same}
-    return {bad.name: misfit.reason(), **moved}
+    return _Search(trials, graph).run() if trials.suspicious else graph
 
 
 def locked(graph: ChannelGraph, reasons: dict[str, str]) -> ChannelGraph:
     """Return ``graph`` with the named groups locked."""
-    groups = tuple(replace(group, locked=reasons.get(group.name, group.locked), dims=()) for group in graph.groups)
+    groups = tuple(replace(group, locked=reasons.get(group.name, group.locked)) for group in graph.groups)
     return replace(graph, groups=groups)
 
 
-def _first_bad(trials: Trials, graph: ChannelGraph, groups: list[Group], misfit: Misfit) -> tuple[int, Misfit]:
-    """Return the number of the first group with which the run does not get past ``misfit``, and how it fails then."""
-    fits, fails, beyond = 0, len(groups), misfit  # so many of the first ones run, so many do not
-    while fails - fits > 1:
-        middle = (fits + fails) // 2
-        found = trials.misfit(graph, groups[:middle], beyond=beyond)
-        if found is None:
-            fits = middle
-        else:
-            fails, misfit = middle, found
-    return fails - 1, misfit
+@dataclass(frozen=True)
+class _Hint:
+    """What explained a group at one call, for calls of modules of the same class.
 
-
-def _explained(
-    trials: Trials, graph: ChannelGraph, others: list[Group], group: Group, misfit: Misfit
-) -> tuple[_Reading, ...]:
-    """Return the integers whose change with ``group`` makes the run fit, as few as will do; empty if there are none.
-
-    Where several modules have written the size down, each is explained when the run comes to it.
+    Attributes:
+        below: the path of the module that keeps the integer, seen from the module that is called.
+        reading: the integer.
+        pattern: of the group.
+        group: its name.
+        part: which of the parts of its length that the code has taken it counts, if it counts one.
     """
-    known: tuple[_Reading, ...] = ()
-    places: set[str] = set()
-    found: Misfit | None = misfit
 
-    def run(readings: Sequence[_Reading], beyond: Misfit | None) -> Misfit | None:
-        return trials.misfit(_rebound(trials, graph, group, readings), [*others, group], beyond=beyond)
+    below: str
+    reading: Reading
+    pattern: Pattern
+    group: str
+    part: int | None
 
-    while found is not None:
-        if found.computed or found.module in places:
+
+class _Search:
+    """Explains or locks groups until a trial of all that are left fits."""
+
+    def __init__(self, trials: Trials, graph: ChannelGraph) -> None:
+        self.trials = trials
+        self.graph = graph
+        self._hopeless: set[tuple[str, Pattern]] = set()
+        self._tried: set[tuple[str, str, int]] = set()  # group, module, call
+        self._hints: dict[type, list[_Hint]] = {}
+        self._patterns: dict[str, Pattern] = {}
+
+    def run(self) -> ChannelGraph:
+        """Return the graph when all that is not locked fits."""
+        while groups := self._open():
+            misfit = self.trials.misfit(self.graph, groups)
+            if misfit is None:
+                break
+            call, before = self.trials.nearest(self.graph, groups, misfit), self.graph
+            if call is not None:
+                self._settle(call)
+            if self.graph is before:
+                self._step(groups, misfit, None)
+            if call is None:
+                continue
+            for other in self.trials.calls_like(call):
+                self._settle_alike(other)
+        return self.graph
+
+    def _open(self) -> list[Group]:
+        return [group for group in self.graph.groups if group.locked is None and group.size > 1]
+
+    def _pattern(self, group: Group) -> Pattern:
+        if group.name not in self._patterns:
+            self._patterns[group.name] = pattern_of(self.trials.modules, group)
+        return self._patterns[group.name]
+
+    def _settle(self, call: ModuleCall) -> None:
+        """Explain or lock groups until the call fits when it runs alone."""
+        while groups := self._open():
+            misfit = self.trials.misfit(self.graph, groups, within=call)
+            if misfit is None:
+                return
+            self._step(groups, misfit, call)
+
+    def _settle_alike(self, call: ModuleCall) -> None:
+        """Settle a call of a module of a class of which another was settled."""
+        groups = self._open()
+        if not groups or self.trials.misfit(self.graph, groups, within=call) is None:
+            return
+        for group in groups:  # what was locked at another call, here for its own place
+            misfit = self.trials.misfit(self.graph, [group], within=call) if self._is_doomed(group, call) else None
+            if misfit is not None and (misfit.line, self._pattern(group)) in self._hopeless:
+                self.graph = locked(self.graph, {group.name: misfit.reason()})
+        hinted = self._hinted(call, self._open())
+        if hinted is not self.graph and self._fits_alone(hinted, call):
+            self.graph = hinted
+        elif self.trials.misfit(self.graph, (), within=call) is None:  # else it cannot run alone
+            self._settle(call)
+
+    def _is_doomed(self, group: Group, call: ModuleCall) -> bool:
+        """Whether a group of its pattern was locked, and it belongs to the module that is called."""
+        home = home_of(group)
+        belongs = is_within(home, call.path) or is_within(call.path, home)
+        return belongs and any(self._pattern(group) == pattern for _, pattern in self._hopeless)
+
+    def _fits_alone(self, graph: ChannelGraph, call: ModuleCall) -> bool:
+        """Whether a call fits with all groups cut, and with each of those that its new integers count cut alone.
+
+        Groups of one size that are all cut cannot be told apart, unless labels say what the code has taken.
+        """
+        new = [
+            entry
+            for entry in graph.attributes[len(self.graph.attributes) :]
+            if not any(
+                np.array_equal(units, entry.units) for units in self.trials.counted(entry.module, entry.units.size)
+            )
+        ]
+        groups = {group.name: group for entry in new for group in graph.groups_of(entry.units) if group.locked is None}
+        cuts = [self._open(), *([group] for group in groups.values())]
+        return all(self.trials.misfit(graph, cut, within=call) is None for cut in cuts)
+
+    def _step(self, groups: list[Group], misfit: Misfit, call: ModuleCall | None) -> None:
+        """Explain or lock the first group that breaks the run at ``misfit``."""
+        trials = self.trials
+        number, misfit = self._first_bad(groups, misfit, call)
+        bad = groups[number]
+        alike = [group for group in groups[number + 1 :] if self._pattern(group) == self._pattern(bad)]
+        kind = (misfit.line, self._pattern(bad))
+        place = (bad.name, misfit.module, misfit.calls[-1] if misfit.calls else -1)
+        readings: tuple[Reading, ...] = ()
+        if kind not in self._hopeless and place not in self._tried and not misfit.computed:
+            self._tried.add(place)
+            alone = trials.misfit(self.graph, [bad], beyond=misfit, within=call) is not None
+            readings = self._explained([bad] if alone else groups[: number + 1], bad, misfit)
+        if readings:
+            self.graph = rebound(trials, self.graph, bad, readings)
+            if call is not None:
+                self._remember(call, bad, readings)
+            else:
+                self._rebind_alike(bad, alike, readings)
+            return
+        self._hopeless.add(kind)
+        reasons = {bad.name: misfit.reason()}
+        if call is None:  # each trial is the whole run, so that one more witness has to speak for all
+            same = alike if alike and trials.misfit(self.graph, [alike[-1]]) is not None else []
+            reasons.update({group.name: self._moved(misfit, bad, group).reason() for group in same})
+        self.graph = locked(self.graph, reasons)
+
+    def _first_bad(self, groups: list[Group], misfit: Misfit, call: ModuleCall | None) -> tuple[int, Misfit]:
+        """Return the number of the first group with which the run does not get past ``misfit``, and how it fails."""
+        fits, fails, beyond = 0, len(groups), misfit  # so many of the first ones run, so many do not
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            found = self.trials.misfit(self.graph, groups[:middle], beyond=beyond, within=call)
+            if found is None:
+                fits = middle
+            else:
+                fails, misfit = middle, found
+        return fails - 1, misfit
+
+    def _explained(self, cut: list[Group], bad: Group, misfit: Misfit) -> tuple[Reading, ...]:
+        """Return the integers whose change with ``bad`` lets the run get past ``misfit``, as few as will do."""
+        readings = tuple(readings_at(self.trials, bad, misfit))
+        if not readings:
             return ()
-        places.add(found.module)
-        choices = itertools.islice(_subsets(tuple(_readings(trials, group, found))), _MOST_TRIALS)
-        chosen = next((choice for choice in choices if run((*known, *choice), found) is None), None)
-        if chosen is None:
-            return ()
+        within = self.trials.nearest(self.graph, cut, misfit, [reading.module(bad) for reading in readings])
+
+        def fits(readings: Sequence[Reading]) -> bool:
+            graph = rebound(self.trials, self.graph, bad, readings)
+            return self.trials.misfit(graph, cut, beyond=misfit, within=within) is None
+
+        chosen = next(filter(fits, itertools.islice(_subsets(readings), _MOST_TRIALS)), ())
         for reading in chosen:  # leave out what the run does as well without
             fewer = tuple(other for other in chosen if other is not reading)
-            if fewer and run((*known, *fewer), found) is None:
+            if fewer and fits(fewer):
                 chosen = fewer
-        known = (*known, *chosen)
-        found = run(known, None)
-    return known
+        return chosen
+
+    def _rebind_alike(self, bad: Group, alike: list[Group], readings: tuple[Reading, ...]) -> None:
+        """Explain groups of the same pattern alike, unless together they do not run."""
+        together = self.graph
+        for group in alike:
+            together = rebound(self.trials, together, group, readings)
+        if together is not self.graph and self.trials.misfit(together, [bad, *alike]) is None:
+            self.graph = together
+
+    def _remember(self, call: ModuleCall, bad: Group, readings: tuple[Reading, ...]) -> None:
+        hints = self._hints.setdefault(type(self.trials.modules[call.path]), [])
+        for reading in readings:
+            path = reading.module(bad)
+            if not is_within(path, call.path):
+                continue
+            keys = {(entry.module, entry.attribute): entry.units for entry in self.graph.attributes}
+            units = keys[path, reading.attribute]
+            parts = self.trials.counted(path, written_sizes(self.trials.modules[path])[reading.attribute])
+            part = next((number for number, other in enumerate(parts) if np.array_equal(other, units)), None)
+            below = path[len(call.path) :]
+            hints.append(_Hint(below, reading, self._pattern(bad), bad.name, part))
+
+    def _hinted(self, call: ModuleCall, groups: list[Group]) -> ChannelGraph:
+        """Return the graph with the integers of the called module bound as those of another of its class were."""
+        trials, graph = self.trials, self.graph
+        for hint in self._hints.get(type(trials.modules[call.path]), ()):
+            path, attribute = f"{call.path}{hint.below}", hint.reading.attribute
+            value = written_sizes(trials.modules[path]).get(attribute) if path in trials.modules else None
+            if value is None:
+                continue
+            if hint.part is not None:
+                parts = list(trials.counted(path, value))
+                graph = bound(graph, path, attribute, parts[hint.part] if hint.part < len(parts) else None)
+                continue
+            same = [group for group in groups if self._pattern(group) == hint.pattern]
+            own = [group for group in same if hint.reading.module(group) == path]
+            for group in own or [group for group in same if group.name == hint.group]:
+                graph = bound(graph, path, attribute, counted(trials, path, value, group))
+        return graph
+
+    def _moved(self, misfit: Misfit, bad: Group, group: Group) -> Misfit:
+        """Return where ``group`` fails if it fails as ``bad`` did: the same place below its own home."""
+        home = home_of(bad)
+        if not is_within(misfit.module, home):
+            return misfit
+        path = home_of(group) + misfit.module[len(home) :]
+        return replace(misfit, module=path) if path in self.trials.modules else misfit
 
 
-def _subsets(candidates: tuple[_Reading, ...]) -> Iterator[tuple[_Reading, ...]]:
+def _subsets(candidates: tuple[Reading, ...]) -> Iterator[tuple[Reading, ...]]:
     """Yield all candidates together, then each alone, then ever more of them."""
     if candidates:
         yield candidates
     for count in range(1, len(candidates)):
         yield from itertools.combinations(candidates, count)
-
-
-def _readings(trials: Trials, group: Group, misfit: Misfit) -> Iterator[_Reading]:
-    """Yield the integers where the run failed, and around it up to the home of ``group``, that may count its units."""
-    home = _home(group)
-    up = 0
-    while not _is_within(misfit.module, _above(home, up)):
-        up += 1
-    top = _above(home, up)
-    path = misfit.module
-    while True:
-        module = trials.model.get_submodule(path)
-        # Counts of torch's own layers follow from their tensors; what a whole model keeps, its parts do not read.
-        if not type(module).__module__.startswith("torch.nn.") and (path or not misfit.module):
-            for attribute, value in written_sizes(module).items():
-                if _counted(trials, path, value, group) is not None:
-                    yield _Reading(up, path[len(top) :], attribute)
-        if path == top:
-            return
-        path = path.rpartition(".")[0]
-
-
-def _counted(trials: Trials, path: str, value: int, group: Group) -> UnitArray | None:
-    """Return the units that an integer may count: a part that code has taken, or every unit as often as any."""
-    for units in trials.counted(path, value):
-        if ((units >= group.offset) & (units < group.offset + group.size)).any():
-            return units
-    most = max((np.bincount(member.units[member.units >= 0]).max() for member in group.members), default=1)
-    if value % group.size or value // group.size > most:
-        return None
-    return np.repeat(np.arange(group.offset, group.offset + group.size, dtype=np.int64), value // group.size)
-
-
-def _rebound(trials: Trials, graph: ChannelGraph, group: Group, readings: Sequence[_Reading]) -> ChannelGraph:
-    """Return ``graph`` in which ``readings`` count the units of ``group``; those that its home lacks are left out."""
-    modules = dict(trials.model.named_modules())
-    known = {(entry.module, entry.attribute) for entry in graph.attributes}
-    more = []
-    for reading in readings:
-        path = reading.module(group)
-        value = None if path not in modules else written_sizes(modules[path]).get(reading.attribute)
-        units = None if value is None else _counted(trials, path, value, group)
-        if units is not None and (path, reading.attribute) not in known:
-            more.append(SizeAttribute(path, reading.attribute, units))
-    return replace(graph, attributes=(*graph.attributes, *more))
-
-
-def _pattern(model: nn.Module, group: Group) -> tuple[tuple[str, str, int, str], ...]:
-    """Return what groups of equal blocks have in common: classes of modules, names and dimensions of parameters."""
-    found = []
-    for member in group.members:
-        path, _, attribute = member.parameter.rpartition(".")
-        kind = type(model.get_submodule(path)).__qualname__
-        parent = type(model.get_submodule(path.rpartition(".")[0])).__qualname__
-        found.append((f"{parent}/{kind}", attribute, member.dim, member.role))
-    return tuple(sorted(found))
-
-
-def _home(group: Group) -> str:
-    """Return the path of the innermost module that holds all parameters of a group."""
-    paths = [member.parameter.split(".")[:-1] for member in group.members]
-    common: list[str] = []
-    for names in zip(*paths, strict=False):
-        if len(set(names)) > 1:
-            break
-        common.append(names[0])
-    home = ".".join(common)
-    if len({tuple(path) for path in paths}) == 1 and common:
-        return ".".join(common[:-1])  # of one layer alone the block around it
-    return home
-
-
-def _above(path: str, levels: int) -> str:
-    """Return the path of the module so many levels around another."""
-    for _ in range(levels):
-        path = path.rpartition(".")[0]
-    return path
-
-
-def _is_within(path: str, home: str) -> bool:
-    return path == home or not home or path.startswith(f"{home}.")
-
-
-def _moved(model: nn.Module, misfit: Misfit, bad: Group, group: Group) -> Misfit:
-    """Return where ``group`` fails if it fails as ``bad`` did: the same place below its own home."""
-    home = _home(bad)
-    if not _is_within(misfit.module, home):
-        return misfit
-    path = _home(group) + misfit.module[len(home) :]
-    return replace(misfit, module=path) if any(name == path for name, _ in model.named_modules()) else misfit

@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from secateur.graph.labels import Atoms, DimensionLabels, IntArray
+from secateur.graph.labels import Atoms, DimensionLabels, IntArray, Labels
 from secateur.graph.operations import Operations
 from secateur.graph.slots import StoredTensor
 
@@ -26,6 +27,45 @@ Shaped = tuple[tuple[int, ...], DimensionLabels]
 
 ModuleOutput = tuple[str, list[Shaped]]
 """One call of a module: its path, and the shape and labels of every tensor that it returned."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """How many of the things that a trial is compared with a run has seen so far."""
+
+    returned: int = 0
+    views: int = 0
+    slices: int = 0
+    numbers: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Given:
+    """A tensor that a module was called with, and its labels then: what runs in place may change them."""
+
+    tensor: Tensor
+    labels: Labels | None
+
+
+@dataclass(frozen=True)
+class ModuleCall:
+    """The start of one call of a module in a run on meta tensors.
+
+    Attributes:
+        number: which call of the run it is.
+        training: whether the run was in training mode.
+        path: of the module.
+        args: its positional arguments, with each tensor as a :class:`Given`.
+        seen: what had been seen before.
+        around: numbers of the calls that it lies in, the innermost last.
+    """
+
+    number: int
+    training: bool
+    path: str
+    args: tuple[Any, ...]
+    seen: Seen
+    around: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -79,6 +119,7 @@ class Record:
     taken_apart: dict[str, list[IntArray]] = field(default_factory=dict)
     outputs: tuple[str, ...] = ()
     calls: dict[bool, Any] = field(default_factory=dict)
+    module_calls: dict[bool, list[ModuleCall]] = field(default_factory=dict)
     module_outputs: dict[bool, list[ModuleOutput]] = field(default_factory=dict)
     views: dict[bool, list[Shaped]] = field(default_factory=dict)
     numbers: dict[bool, list[tuple[float, ...]]] = field(default_factory=dict)
@@ -127,6 +168,7 @@ class Record:
             taken_apart={path: list(parts) for path, parts in self.taken_apart.items()},
             outputs=self.outputs,
             calls=dict(self.calls),
+            module_calls=dict(self.module_calls),
             module_outputs=dict(self.module_outputs),
             views=dict(self.views),
             numbers=dict(self.numbers),

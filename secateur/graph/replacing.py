@@ -25,11 +25,11 @@ max_pool2d max_pool2d_with_indices mean sum pixel_shuffle pixel_unshuffle roll u
 
 _KEEP_ZEROS = frozenset(_ZEROS_TO_ZEROS.split())
 
-# Operators whose results are never negative, and those that keep that of their one activation.
+# Operators whose results are never negative, and those whose results are not where none of their activations is.
 _NEVER_NEGATIVE = frozenset(["relu", "sigmoid", "_softmax", "abs", "square", "hardsigmoid", "exp"])
 _SIGN_TO_SIGN = """
 max_pool2d max_pool2d_with_indices avg_pool2d _adaptive_avg_pool2d view permute transpose clone detach alias contiguous
-native_dropout dropout slice
+native_dropout dropout slice cat
 """
 _KEEP_SIGN = frozenset(_SIGN_TO_SIGN.split())
 

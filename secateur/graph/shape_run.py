@@ -235,6 +235,13 @@ def _averaged(first: Tensor, axes: Any = None, keep: bool = False, *_: Any) -> T
     return _contiguous(tuple(size for axis, size in enumerate(shape) if keep or axis not in chosen), first.dtype)
 
 
+def _resized(first: Tensor, size: Any = None, *_: Any) -> Tensor | None:
+    """Return what interpolation gives; on meta tensors a bicubic one is taken apart into a hundred operators."""
+    if not isinstance(size, list | tuple) or len(size) != first.dim() - 2 or not first.is_contiguous():
+        return None
+    return _contiguous((*first.shape[:2], *size), first.dtype) if first.is_floating_point() and min(size) > 0 else None
+
+
 def _softened(first: Tensor, *_: Any) -> Tensor | None:
     return _contiguous(tuple(first.shape), first.dtype) if first.is_floating_point() else None
 
@@ -257,6 +264,7 @@ _BY_SHAPE: dict[str, Callable[..., Any]] = {
     "native_layer_norm": _layer_normalised,
     "mean": _averaged,
     "_softmax": _softened,
+    **dict.fromkeys(["upsample_bicubic2d", "upsample_bilinear2d", "upsample_nearest2d"], _resized),
     "mm": _multiplied,
     "bmm": _multiplied,
     "addmm": _multiplied_and_added,

@@ -39,7 +39,7 @@ def without_blocks(graph: "ChannelGraph", blocks: Sequence[Block]) -> "ChannelGr
     for number in old_numbers.tolist():
         group = graph.groups[number]
         keep[group.units] = True
-        groups.append(replace(group, offset=offset, dims=()))
+        groups.append(replace(group, offset=offset))
         offset += group.size
     new_unit = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last entry stands for unit -1
     left = np.asarray([spec.name not in gone for spec in graph.tensors], dtype=bool)

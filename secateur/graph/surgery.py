@@ -1,7 +1,7 @@
 """Cut a model as a plan says, for good: a copy, or in place with ``apply_``."""
 
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -26,6 +26,8 @@ _HOOK_TABLES = (
     "_load_state_dict_post_hooks",
 )
 
+
+TensorShape = tuple[int, ...]
 
 DROPPED = "_secateur_dropped"
 """Attribute of a parameter that ``apply_`` has taken out of its model: the name that it had."""
@@ -161,20 +163,20 @@ def check_fits(stored: Mapping[str, StoredTensor], model_class: str, plan: Plan)
 
 def integer_attributes(
     model: nn.Module, plan: Plan, stored: Mapping[str, StoredTensor]
-) -> dict[str, dict[str, int | tuple[int, ...]]]:
+) -> dict[str, dict[str, int | TensorShape]]:
     """Return, per module path, the integer attributes that change with the plan and their new values."""
     names = {(id(slot.module), slot.attribute): entry.name for entry in stored.values() for slot in entry.slots}
     touched = {id(slot.module) for name in plan.cuts_of for slot in stored[name].slots}
-    changes: dict[str, dict[str, int | tuple[int, ...]]] = {}
+    changes: dict[str, dict[str, int | TensorShape]] = {}
     for path, module in model.named_modules(remove_duplicate=True):
         if id(module) not in touched:
             continue
 
-        def shapes(attribute: str, module: nn.Module = module) -> tuple[tuple[int, ...], tuple[int, ...], str] | None:
+        def shapes(attribute: str, module: nn.Module = module) -> tuple[TensorShape, TensorShape, str] | None:
             name = names.get((id(module), attribute))
             return None if name is None else (plan.shapes[name], plan.shapes_after[name], name)
 
-        found = _sizes(module, shapes, plan)
+        found = layer_sizes(module, shapes, plan.regrouped)
         if found:
             changes[path] = found
     for path, attribute, value in plan.attributes:
@@ -182,17 +184,24 @@ def integer_attributes(
     return changes
 
 
-def _sizes(
+def layer_sizes(
     module: nn.Module,
-    shapes: Callable[[str], tuple[tuple[int, ...], tuple[int, ...], str] | None],
-    plan: Plan,
-) -> dict[str, int | tuple[int, ...]]:
+    shapes: Callable[[str], tuple[TensorShape, TensorShape, str] | None],
+    regrouped: Container[str],
+) -> dict[str, int | TensorShape]:
+    """Return the integers of a layer of torch's own that say its sizes, as they are after a cut.
+
+    Args:
+        module: the layer, before the cut; nothing is returned for other modules.
+        shapes: gives of a parameter or buffer of it the shape before, the shape after and its name in the model.
+        regrouped: names of the weights of which a cut takes groups of the convolution.
+    """
     main = shapes("weight") or shapes("running_mean")
     if main is None:
         return {}
     before, after, name = main
     if isinstance(module, nn.modules.conv._ConvNd):
-        groups = module.groups * after[0] // before[0] if name in plan.regrouped else module.groups
+        groups = module.groups * after[0] // before[0] if name in regrouped else module.groups
         wide = after[1] * groups
         incoming, outgoing = (after[0], wide) if module.transposed else (wide, after[0])
         return {"in_channels": incoming, "out_channels": outgoing, "groups": groups}

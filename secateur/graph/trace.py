@@ -87,7 +87,7 @@ def trace(
             record, meta = (second, meta) if found == axes else observe(found)
             graph, unit_of_atom = build(record)
     if trial:
-        graph = fitted(Trials(model, record, unit_of_atom, meta=meta), graph)
+        graph = fitted(Trials(model, record, graph, unit_of_atom, meta=meta), graph)
     graph = replace(graph, ties=ties_of(record, graph, unit_of_atom))
     return with_blocks(model, record, graph, meta=meta, trial=trial)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from secateur.graph import inputs
 from secateur.graph.flow import Call, Flow, tensors_in
 from secateur.graph.labels import IntArray, Labels, Origin, attach, labels_of
-from secateur.graph.recorded import Record, Split
+from secateur.graph.recorded import Given, ModuleCall, Record, Seen, Split
 from secateur.graph.rules import Rule
 from secateur.graph.shape_run import (
     ARITHMETIC,
@@ -36,6 +36,8 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         self._meta = meta
         self._costs = costs
         self._unions = len(record.atoms.edges)
+        self._called = record.module_calls.setdefault(not costs, [])
+        self._calls: tuple[int, ...] = ()
         self._returned = record.module_outputs.setdefault(not costs, [])
         self._computed = record.numbers.setdefault(not costs, [])
         self._sliced = record.slices.setdefault(not costs, [])
@@ -191,7 +193,12 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         return True
 
     def called(self, path: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        """A normalisation layer without tensors of its own still holds the number of its channels."""
+        """Note what a module is called with; a norm without tensors still holds the number of its channels."""
+        if self._meta:  # with values, keeping the arguments would keep every activation
+            seen = Seen(len(self._returned), len(self._viewed), len(self._sliced), len(self._computed))
+            number, given = len(self._called), tuple(map(_given, args))
+            self._called.append(ModuleCall(number, not self._costs, path, given, seen, around=self._calls))
+            self._calls = (*self._calls, number)
         if self._costs:
             self._record.operations.entered(path, args)
         if not isinstance(module, nn.modules.batchnorm._NormBase):
@@ -203,6 +210,7 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
 
     def returned(self, path: str, result: Any) -> None:
         """Note the shapes and labels of what a module returned; a trial cut must return what follows from them."""
+        self._calls = self._calls[:-1]
         if self._costs:
             self._record.operations.left(result)
         tensors = inputs.tensors_of(result)
@@ -239,6 +247,15 @@ class Tracer(Flow):  # type: ignore[no-untyped-call]
         """See :class:`Flow`."""
         if atoms is not None:
             self._record.paired.append(atoms)
+
+
+def _given(argument: Any) -> Any:
+    """Return an argument of a module with its tensors as :class:`Given`."""
+    if isinstance(argument, Tensor):
+        return Given(argument, labels_of(argument))
+    if argument is None or isinstance(argument, bool | int | float | str):
+        return argument
+    return inputs.map_tensors(lambda tensor: Given(tensor, labels_of(tensor)), argument)
 
 
 class _NoSchema:

@@ -6,64 +6,43 @@ model's code does not follow is locked, with the place; unless integers that the
 (``graph/rebinding.py``), which then change with the cut.
 """
 
-import contextlib
-import threading
 import traceback
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
+from torch.utils import _pytree as pytree
 
 from secateur.graph import inputs
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.copying import forget_kept
 from secateur.graph.flow import OUTSIDE
-from secateur.graph.labels import DimensionLabels, IntArray
-from secateur.graph.plan import Plan
-from secateur.graph.recorded import ModuleOutput, Record, Shaped
+from secateur.graph.labels import IntArray
+from secateur.graph.recorded import Given, ModuleCall, Record
 from secateur.graph.shape_run import follow, meta_like, running_on_shapes
-from secateur.graph.slots import StoredTensor, alike, mode_of, module_names, preserved, randomness_preserved, swapped
-from secateur.graph.surgery import cut_tensor, integer_attributes
-from secateur.graph.units import Group, UnitArray
-from secateur.graph.written_sizes import read_size, write_size
-
-
-@dataclass(frozen=True)
-class Misfit:
-    """Where a trial failed.
-
-    Attributes:
-        module: path of the innermost module that was running.
-        line: the line of the model's own code, ``file.py:number``.
-        computed: whether the code computed with another number, instead of asking for another shape.
-        training: whether that was in training mode.
-        returned: how many module calls had returned before.
-    """
-
-    module: str
-    line: str
-    computed: bool = False
-    training: bool = field(default=False, compare=False)
-    returned: int = field(default=0, compare=False)
-
-    def reason(self) -> str:
-        """Return why a group is locked; without sizes, so that a cut model's trace says the same."""
-        place = f" of module {self.module!r}" if self.module else ""
-        what = "its size is computed with" if self.computed else "its size is written"
-        return f"{what} in the code{place}{f' ({self.line})' if self.line else ''}"
+from secateur.graph.slots import mode_of, module_names, preserved, randomness_preserved, swapped
+from secateur.graph.trial_cut import Part, TrialCut, is_within
+from secateur.graph.units import Group, ParameterDim, UnitArray
+from secateur.graph.watch import BeyondError, Misfit, UnexpectedNumberError, Watch
 
 
 class Trials:
-    """Cuts units of a model on trial, without touching it."""
+    """Cuts units of a model on trial, without touching it.
 
-    def __init__(self, model: nn.Module, record: Record, unit_of_atom: IntArray, *, meta: bool) -> None:
+    Attributes:
+        model: the model.
+        modules: its modules by path.
+        suspicious: whether its code may ask for sizes at all.
+        count: trial runs so far.
+    """
+
+    def __init__(
+        self, model: nn.Module, record: Record, graph: ChannelGraph, unit_of_atom: IntArray, *, meta: bool
+    ) -> None:
         self.model = model
+        self.modules = dict(model.named_modules())
         self.count = 0
         self._unit_of_atom = unit_of_atom
         self._meta = meta
@@ -71,8 +50,19 @@ class Trials:
         self.suspicious = record.asks_for_sizes or not meta
         self._record = record
         self._names = module_names(model)
+        self._parts: dict[str, Part] = {}
+        self._dims_of: dict[str, list[ParameterDim]] = {}
+        for dim in graph.dims:
+            self._dims_of.setdefault(dim.parameter, []).append(dim)
 
-    def misfit(self, graph: ChannelGraph, groups: Sequence[Group], *, beyond: Misfit | None = None) -> Misfit | None:
+    def misfit(
+        self,
+        graph: ChannelGraph,
+        groups: Sequence[Group],
+        *,
+        beyond: Misfit | None = None,
+        within: ModuleCall | None = None,
+    ) -> Misfit | None:
         """Cut one unit of each of ``groups`` and run the model; None if it runs and every module's output fits.
 
         Where channels are sliced at places of their own, not only the first unit is tried but also the last.
@@ -81,12 +71,46 @@ class Trials:
             graph: whose units are cut, and whose attributes change with them.
             groups: of ``graph``.
             beyond: a misfit of an earlier run: run only until the module that failed there has returned.
+            within: run only this call of a module, on what the labels foretell that it is given.
         """
         for unit in (0, -1) if self._record.taken_apart else (0,):
-            found = self._without(graph, groups, unit, beyond)
+            found = self._without(graph, groups, unit, beyond, within)
             if found is not None:
                 return found
         return None
+
+    def nearest(
+        self, graph: ChannelGraph, groups: Sequence[Group], misfit: Misfit, paths: Iterable[str] = ()
+    ) -> ModuleCall | None:
+        """Return the smallest call around a misfit that shows it when it runs alone; None if the whole run is needed.
+
+        A search runs a hundred times, and one block of a network is far cheaper than all of it.
+
+        Args:
+            graph: the graph of ``misfit``'s run.
+            groups: those that it cut.
+            misfit: what it found.
+            paths: modules that have to lie within the call.
+        """
+        calls = self._record.module_calls.get(misfit.training, []) if self._meta else []
+        paths = list(paths)
+        for number in reversed(misfit.calls):
+            if number >= len(calls) or not calls[number].path:
+                return None
+            call = calls[number]
+            if (
+                all(is_within(path, call.path) for path in paths)
+                and self.misfit(graph, (), beyond=misfit, within=call) is None
+                and self.misfit(graph, groups, beyond=misfit, within=call) == misfit
+            ):
+                return call
+        return None
+
+    def calls_like(self, call: ModuleCall) -> list[ModuleCall]:
+        """Return the later calls of modules of the same class in the same run."""
+        kind = type(self.modules[call.path])
+        calls = self._record.module_calls[call.training][call.number + 1 :]
+        return [other for other in calls if type(self.modules[other.path]) is kind]
 
     def counted(self, module: str, size: int) -> Iterator[UnitArray]:
         """Yield the units of the parts of channels, ``size`` long, that a module's code has split or sliced."""
@@ -94,203 +118,72 @@ class Trials:
             if atoms.size == size:
                 yield self._unit_of_atom[atoms]
 
-    def _without(self, graph: ChannelGraph, groups: Sequence[Group], unit: int, beyond: Misfit | None) -> Misfit | None:
-        gone = {group.name: unit % group.size for group in groups}
-        kept = {group.name: [n for n in range(group.size) if n != gone[group.name]] for group in groups}
-        plan = graph.plan(kept, allow_approximate=True)
-        removed = np.zeros(int(graph.sizes.sum()) + 1, dtype=np.int64)
-        removed[[group.offset + gone[group.name] for group in groups]] = 1
-        marks = removed[self._unit_of_atom]  # the last entry stands for unit -1, which stays
+    def _without(
+        self,
+        graph: ChannelGraph,
+        groups: Sequence[Group],
+        unit: int,
+        beyond: Misfit | None,
+        within: ModuleCall | None,
+    ) -> Misfit | None:
+        cut = TrialCut(graph, self._dims_of, groups, unit)
         self.count += 1
-        for training in self._modes if beyond is None else (beyond.training,):
-            found = self._run(plan, marks, training=training, beyond=beyond)
+        modes = self._modes if beyond is None else (beyond.training,)
+        for training in modes if within is None else (within.training,):
+            found = self._run(cut, training=training, beyond=beyond, within=within)
             if found is not None:
                 return found
         return None
 
-    def _run(self, plan: Plan, marks: IntArray, *, training: bool, beyond: Misfit | None) -> Misfit | None:
-        watch = _Watch(self._names, self._record, marks, training=training, meta=self._meta, beyond=beyond)
+    def _run(self, cut: TrialCut, *, training: bool, beyond: Misfit | None, within: ModuleCall | None) -> Misfit | None:
+        marks = cut.marks(self._unit_of_atom)
+        watch = Watch(self._names, self._record, marks, training=training, meta=self._meta, beyond=beyond, start=within)
+        part = self._part("" if within is None else within.path)
         with (
             torch.inference_mode(mode=False),
             torch.no_grad(),
-            preserved(self.model),
-            mode_of(self.model, training=training),
-            randomness_preserved(self._record.stored),
-            swapped(self._record.stored, lambda entry: self._cut(entry, plan)),
-            _sizes_set(self.model, plan, self._record.stored),
+            preserved(part.module),
+            mode_of(part.module, training=training),
+            randomness_preserved(part.stored),
+            swapped(part.stored, lambda entry: cut.tensor(entry, meta=self._meta)),
+            cut.sizes_set(part),
             watch,
             running_on_shapes(watch if self._meta else None),
         ):
-            forget_kept(self.model)
-            args, kwargs = inputs.map_tensors(self._given, self._record.calls[training])
+            forget_kept(part.module)
+            if within is None:
+                args, kwargs = inputs.map_tensors(self._given, self._record.calls[training])
+            else:
+                args, kwargs = pytree.tree_map_only(Given, lambda given: _foretold(given, watch), within.args), {}
             try:
-                self.model(*args, **kwargs)
-            except _BeyondError:
+                part.module(*args, **kwargs)
+            except BeyondError:
                 return None
             except (Exception, SystemExit) as error:  # whatever a model's own code raises
-                computed = isinstance(error, _UnexpectedNumberError)
-                return Misfit(watch.module, _line_of(error), computed, training, watch.returned)
+                computed = isinstance(error, UnexpectedNumberError)
+                return Misfit(watch.module, _line_of(error), computed, training, watch.returned, watch.calls)
         return watch.unfinished()
+
+    def _part(self, path: str) -> Part:
+        found = self._parts.get(path)
+        if found is None:
+            found = self._parts[path] = Part.of(path, self.modules, self._record.stored)
+        return found
 
     def _given(self, tensor: Tensor) -> Tensor:
         return follow(meta_like(tensor) if self._meta else tensor.detach().clone())
 
-    def _cut(self, entry: StoredTensor, plan: Plan) -> Tensor:
-        if self._meta:
-            shape = plan.shapes_after[entry.name]
-            whole = entry.tensor.detach()
-            data = meta_like(whole) if shape == tuple(whole.shape) else whole.new_empty(shape, device="meta")
-        else:
-            data = cut_tensor(entry.tensor.detach(), plan.cuts_of.get(entry.name, ()))
-        return follow(alike(entry.tensor, data))
 
-
-class _BeyondError(Exception):
-    """A trial run has come past the place that was asked about."""
-
-
-class _UnexpectedShapeError(Exception):
-    """A trial run has another shape than the labels foretell."""
-
-
-class _UnexpectedNumberError(Exception):
-    """A trial run computes with another number than the trace."""
-
-
-class _Watch:
-    """Compares what a run shows with what the trace's labels foretell: views, numbers, what modules return."""
-
-    def __init__(
-        self,
-        names: dict[int, str],
-        record: Record,
-        marks: IntArray,
-        *,
-        training: bool,
-        meta: bool,
-        beyond: Misfit | None,
-    ) -> None:
-        self._thread = threading.get_ident()
-        self._beyond = beyond
-        self._expected: list[ModuleOutput] = record.module_outputs[training]
-        self._views: list[Shaped] = record.views[training]
-        self._slices = record.slices[training]
-        self._numbers: list[tuple[float, ...]] = record.numbers[training]
-        self._meta = meta
-        self._names = names
-        self._marks = marks
-        self.returned = 0
-        self._next_view = 0
-        self._next_slice = 0
-        self._next_numbers = 0
-        self._stack: list[str] = [""]
-        self._handles: list[Any] = []
-        self._lost: dict[int, int] = {}
-
-    def __enter__(self) -> "_Watch":
-        self._handles = [
-            register_module_forward_pre_hook(self._enter),
-            register_module_forward_hook(self._leave),
-        ]
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    @property
-    def module(self) -> str:
-        """Path of the innermost module that was entered and not left without an error."""
-        return self._stack[-1]
-
-    def unfinished(self) -> Misfit | None:
-        """Return a misfit if the run took another course than the trace and called fewer modules."""
-        return None if self.returned == len(self._expected) else Misfit("", "")
-
-    def _enter(self, module: nn.Module, args: object) -> None:
-        del args
-        if threading.get_ident() != self._thread:  # hooks on all modules are those of all threads
-            return
-        self._stack.append(self._names.get(id(module), self._stack[-1]))
-
-    def _leave(self, module: nn.Module, args: object, result: object) -> None:
-        del args
-        if threading.get_ident() != self._thread:
-            return
-        path = self._stack[-1]
-        if id(module) in self._names:
-            self._compare(path, result)
-        if len(self._stack) > 1:
-            self._stack.pop()
-
-    def viewed(self, tensor: Tensor) -> None:
-        """Compare the result of a view: a ``-1`` in it may take up what a written number leaves over."""
-        if self._next_view >= len(self._views) or tensor.shape != self._after(*self._views[self._next_view]):
-            raise _UnexpectedShapeError
-        self._next_view += 1
-
-    def sliced(self, start: int) -> None:
-        """Compare where a slice begins: it must move with the channels before it."""
-        if self._next_slice >= len(self._slices):
-            raise _UnexpectedShapeError
-        before, atoms = self._slices[self._next_slice]
-        self._next_slice += 1
-        if start != before - (0 if atoms is None else int(self._marks[atoms].sum())):
-            raise _UnexpectedShapeError
-
-    def computed(self, numbers: tuple[float, ...]) -> None:
-        """Compare the numbers that an operator computes with: a scale or a mean may be made from a size."""
-        if self._next_numbers >= len(self._numbers) or numbers != self._numbers[self._next_numbers]:
-            raise _UnexpectedNumberError
-        self._next_numbers += 1
-
-    def _compare(self, path: str, result: object) -> None:
-        if self.returned >= len(self._expected) or self._expected[self.returned][0] != path:
-            raise _UnexpectedShapeError
-        foretold = self._expected[self.returned][1]
-        found = inputs.tensors_of(result)
-        fits = len(found) == len(foretold) and all(
-            self._agrees(tensor, *shaped) for tensor, shaped in zip(found, foretold, strict=True)
-        )
-        if not fits:
-            raise _UnexpectedShapeError
-        self.returned += 1
-        if self._beyond is not None and path == self._beyond.module and self.returned > self._beyond.returned:
-            raise _BeyondError
-
-    def _agrees(self, tensor: Tensor, shape: tuple[int, ...], dims: DimensionLabels) -> bool:
-        """Compare a shape; in a run with values there may be another number of boxes, but not of channels."""
-        return tensor.dim() == len(shape) and all(
-            found == size or (atoms is None and not self._meta)
-            for found, size, atoms in zip(tensor.shape, self._after(shape, dims), dims, strict=True)
-        )
-
-    def _after(self, shape: tuple[int, ...], dims: DimensionLabels) -> tuple[int, ...]:
-        return tuple(
-            size if atoms is None else size - self._lost_from(atoms) for size, atoms in zip(shape, dims, strict=True)
-        )
-
-    def _lost_from(self, atoms: IntArray) -> int:
-        lost = self._lost.get(id(atoms))
-        if lost is None:
-            lost = self._lost[id(atoms)] = int(self._marks[atoms].sum())
-        return lost
-
-
-@contextlib.contextmanager
-def _sizes_set(model: nn.Module, plan: Plan, stored: dict[str, StoredTensor]) -> Iterator[None]:
-    changes = integer_attributes(model, plan, stored)
-    modules = {path: model.get_submodule(path) for path in changes}
-    before = {path: {name: read_size(modules[path], name) for name in sizes} for path, sizes in changes.items()}
-    try:
-        for path, sizes in changes.items():
-            for name, value in sizes.items():
-                write_size(modules[path], name, value)
-        yield
-    finally:
-        for path, sizes in before.items():
-            for name, value in sizes.items():
-                write_size(modules[path], name, value)
+def _foretold(given: Given, watch: Watch) -> Tensor:
+    """Return a meta tensor as a module is given after the cut, with its dimensions in the same order in memory."""
+    tensor, labels = given.tensor, given.labels
+    if labels is None:  # a constant
+        return meta_like(tensor)
+    shape = watch.after(tuple(tensor.shape), labels.dims)
+    strides = tensor.stride()
+    order = sorted(range(tensor.dim()), key=lambda axis: -strides[axis])
+    data = torch.empty([shape[axis] for axis in order], dtype=tensor.dtype, device="meta")
+    return follow(data.permute([order.index(axis) for axis in range(tensor.dim())]))
 
 
 def _line_of(error: BaseException) -> str:

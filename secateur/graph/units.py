@@ -65,6 +65,32 @@ class Member:
     units: UnitArray
 
 
+class DimsByGroup:
+    """The dimensions of parameters that each group owns indices of, found when the first group asks."""
+
+    def __init__(self, dims: Sequence[ParameterDim] = (), sizes: UnitArray | None = None) -> None:
+        self._dims = dims
+        self._ends = np.cumsum(sizes) if sizes is not None else np.zeros(0, dtype=np.int64)
+
+    def of(self, offset: int) -> Sequence[ParameterDim]:
+        """Return those of the group that begins at unit ``offset``."""
+        return self._by_offset.get(offset, ())
+
+    @cached_property
+    def _by_offset(self) -> dict[int, list[ParameterDim]]:
+        offsets = [0, *self._ends.tolist()]
+        found: dict[int, list[ParameterDim]] = {}
+        for dim in self._dims:
+            units = dim.units[dim.units >= 0]
+            if not units.size:
+                continue
+            first, last = np.searchsorted(self._ends, [units.min(), units.max()], side="right").tolist()
+            numbers = [first] if first == last else np.unique(np.searchsorted(self._ends, units, side="right")).tolist()
+            for number in numbers:
+                found.setdefault(offsets[number], []).append(dim)
+        return found
+
+
 @dataclass(frozen=True)
 class Group:
     """Units that are alike: each takes the same slices of the same parameters.
@@ -84,7 +110,7 @@ class Group:
     locked: str | None
     approximate: str | None
     summed: bool = False
-    dims: Sequence[ParameterDim] = field(default=(), repr=False, compare=False)
+    dims: DimsByGroup = field(default_factory=DimsByGroup, repr=False, compare=False)
 
     @property
     def prunable(self) -> bool:
@@ -112,7 +138,7 @@ class Group:
     def members(self) -> tuple[Member, ...]:
         """The dimensions of parameters and buffers that it owns indices of."""
         found = []
-        for dim in self.dims:
+        for dim in self.dims.of(self.offset):
             mine = (dim.units >= self.offset) & (dim.units < self.offset + self.size)
             if mine.any():
                 found.append(Member(dim.parameter, dim.dim, dim.role, np.where(mine, dim.units - self.offset, -1)))

@@ -22,7 +22,7 @@ from secateur.graph.proof import EXACT, OutputProof, Proof
 from secateur.graph.proof_runs import LastModule, Widened, without_chance
 from secateur.graph.redraw import redraw
 from secateur.graph.sliced_weights import copy_sliced, shape_problem, value_problem
-from secateur.graph.slots import mode_of, refuse_wrappers, stored_tensors
+from secateur.graph.slots import alike, mode_of, refuse_wrappers, stored_tensors
 from secateur.graph.statistics import MeansOver
 from secateur.graph.surgery import check_fits
 from secateur.randomness import derive_seed
@@ -244,7 +244,7 @@ def _copied(model: nn.Module, dtype: torch.dtype | None) -> nn.Module:
     for entry in stored_tensors(model).values():
         data = _as(entry.tensor.detach(), dtype)
         data = data.clone() if data.data_ptr() == entry.tensor.data_ptr() else data
-        memo[id(entry.tensor)] = nn.Parameter(data, requires_grad=False) if entry.is_parameter else data
+        memo[id(entry.tensor)] = alike(entry.tensor, data)  # torch's matmul asks whether weights require gradients
     return copy_model(model, memo)
 
 
