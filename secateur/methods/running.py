@@ -3,7 +3,7 @@
 import contextlib
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 
 import torch
@@ -18,7 +18,7 @@ from secateur.graph.inputs import ExampleInputs, map_tensors
 from secateur.methods.contract import Compressed, MethodRecord, Progress
 from secateur.methods.levels import notes_on
 from secateur.record import Evaluation, TrainResult
-from secateur.training import Store, Task, TrainSettings, weights_digest
+from secateur.training import Store, Subset, Task, TrainSettings, weights_digest
 
 _EVALUATION: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
 
@@ -101,14 +101,48 @@ class MethodRun:
             yield
         self.notes += [str(warning.message) for warning in caught if warning.category is MinimumWarning]
 
-    def train(self, name: str, model: nn.Module, epochs: int, *, between_cuts: bool = False) -> None:
-        """Train as a phase of the store: skipped if done, continued if begun."""
-        if epochs:
-            begun = self.store.phase(name).load()
-            if begun is None or not begun.state.done:
-                self.tell(f"{name}: {epochs} epoch(s)")
-            self.phases.append(self.store.train(name, self.task, model, epochs=epochs, settings=self.finetune))
-            self.trained_between_cuts |= between_cuts
+    def train(
+        self,
+        name: str,
+        model: nn.Module,
+        epochs: int,
+        *,
+        settings: TrainSettings | None = None,
+        subset: Subset | None = None,
+        frozen: Iterable[str] = (),
+        hooks: Sequence[object] = (),
+        between_cuts: bool = False,
+    ) -> TrainResult | None:
+        """Train as a phase of the store: skipped if done, continued if begun; None if there is nothing to do.
+
+        Args:
+            name: of the phase, different for each call in a run.
+            model: trained in place.
+            epochs: passes over the data.
+            settings: of this phase; None takes those of the fine-tuning.
+            subset: see :meth:`secateur.training.Task.train`, like all that follow.
+            frozen: see there.
+            hooks: see there.
+            between_cuts: whether another cut follows.
+        """
+        if not epochs:
+            return None
+        begun = self.store.phase(name).load()
+        if begun is None or not begun.state.done:
+            self.tell(f"{name}: {epochs} epoch(s)")
+        result = self.store.train(
+            name,
+            self.task,
+            model,
+            epochs=epochs,
+            settings=settings or self.finetune,
+            subset=subset,
+            frozen=frozen,
+            hooks=hooks,
+        )
+        self.phases.append(result)
+        self.trained_between_cuts |= between_cuts
+        return result
 
     def finished(self, small: nn.Module, plan: Plan, finetune_epochs: int) -> Compressed:
         """Prove the whole cut, fine-tune, and return the result with its record.

@@ -332,3 +332,54 @@ def test_threads_that_trace_at_once_do_not_disturb_each_other() -> None:
     assert found == [expected] * 8
     assert functional.scaled_dot_product_attention is attention
     assert torch.backends.mha.get_fastpath_enabled() == fast_path
+
+
+class Stage(nn.Module):
+    """Attention of another width in front of a convolution, so that no stream ties the heads of two stages."""
+
+    def __init__(self, into: int, width: int, heads: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(into, width, 1)
+        self.attention = Attention(width, heads)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        mixed = self.attention(x.flatten(2).transpose(1, 2))
+        return x + mixed.transpose(1, 2).reshape(x.shape)
+
+
+def test_heads_of_equally_many_are_each_explained_by_their_own_module() -> None:
+    model = nn.Sequential(Stage(3, 12, 3), Stage(12, 24, 3), Stage(24, 6, 3)).eval()
+    graph = trace(model, images())
+    heads = {entry.module: graph.groups_of(entry.units) for entry in graph.attributes if entry.attribute == "num_heads"}
+    assert {module: [group.name for group in groups] for module, groups in heads.items()} == {
+        f"{n}.attention": [f"{n}.attention.qkv"] for n in range(3)
+    }
+    plan = graph.plan({"0.attention.qkv": [0, 2]})
+    small = apply(model, plan, verify_with=images())
+    assert [stage.attention.num_heads for stage in small] == [2, 3, 3]  # type: ignore[union-attr]
+
+
+class Called(nn.Module):
+    """Gives its attention a keyword, so that the call cannot be run on its positional arguments alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 12, 2, stride=2)
+        self.inner = Scaled(12, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x).flatten(2).transpose(1, 2)
+        return x + self.inner(x, scale=torch.ones(12).sum() / 12)
+
+
+class Scaled(Attention):
+    def forward(self, x: Tensor, *, scale: Tensor) -> Tensor:  # type: ignore[override]
+        return super().forward(x) * scale
+
+
+def test_a_call_with_keywords_is_explained_by_what_lies_around_it() -> None:
+    model = Called().eval()
+    graph, plan, small = assert_exact(model, images())
+    assert graph.group("inner.qkv").size == 3
+    assert small.inner.num_heads == 2  # type: ignore[union-attr]
