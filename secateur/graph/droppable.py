@@ -16,7 +16,8 @@ from secateur.graph.operations import Operations
 from secateur.graph.recorded import Record
 from secateur.graph.replacing import Recipe, Replacing, lies_in
 from secateur.graph.residuals import Branch, Residuals
-from secateur.graph.shape_run import meta_like, running_on_shapes
+from secateur.graph.shape_rules import meta_like
+from secateur.graph.shape_run import running_on_shapes
 from secateur.graph.slots import StoredTensor, alike, mode_of, preserved, randomness_preserved, swapped
 
 
@@ -52,7 +53,8 @@ def _found(run: Operations, stored: Mapping[str, StoredTensor]) -> tuple[Block, 
         used[name] += 1
         operator = run.operators[branch.sum]
         assert operator.summed is not None
-        held = [tensor for tensor in stored if any(lies_in(tensor, path) for path in paths)]
+        inside = {tensor for path in paths for tensor in replacing.held.get(path, ())}
+        held = [tensor for tensor in stored if tensor in inside]
         found.append(
             Block(
                 name=name if used[name] == 1 else f"{name}#{used[name]}",

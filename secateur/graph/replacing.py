@@ -44,12 +44,22 @@ class Recipe:
 
 
 class Replacing:
-    """Finds the recipes for the branches of one run."""
+    """Finds the recipes for the branches of one run.
+
+    Attributes:
+        held: path of a module → parameters and buffers in it, or in what it holds.
+    """
 
     def __init__(self, operations: Operations, stored: Mapping[str, StoredTensor]) -> None:
         self._run = operations
         self._stored = stored
         self._users = operations.users()
+        self.held: dict[str, list[str]] = {}
+        for name in stored:
+            path = name.rpartition(".")[0]
+            while path:
+                self.held.setdefault(path, []).append(name)
+                path = path.rpartition(".")[0]
         self._called = Counter(call.path for call in operations.calls)
         self._readers: dict[str, set[int]] = {}
         for number in range(len(operations.operators)):
@@ -130,7 +140,7 @@ class Replacing:
             return False
         if not all(number in allowed or self._only_serves(number, allowed) for number in range(call.first, call.end)):
             return False
-        held = [entry for name, entry in self._stored.items() if lies_in(name, call.path)]
+        held = [self._stored[name] for name in self.held.get(call.path, ())]
         return bool(held) and all(
             self._readers.get(entry.name, set()) <= branch.operators
             and all(lies_in(alias, call.path) for alias in entry.aliases)
