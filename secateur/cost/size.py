@@ -83,6 +83,7 @@ def _header_terms(graph: ChannelGraph) -> _HeaderTerms:
     any_cut += sum(_PER_MODULE_CUT + len(path) for path in modules)
     any_cut += _PER_GROUP_CUT if any(group.approximate for group in graph.groups) else 0  # key of their list
     any_cut += sum(_PER_DIM_CUT for _ in graph.dims) + sum(len(name) for name in {dim.parameter for dim in graph.dims})
+    any_cut += sum(len(entry.module) + len(entry.buffer) + 48 for entry in graph.selections)
     group_of = np.repeat(np.arange(len(graph.groups)), graph.sizes)
     removed = np.zeros(len(graph.groups), dtype=np.int64)
     # Dimensions that lose the same indices share one list in the file.

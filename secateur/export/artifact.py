@@ -25,6 +25,7 @@ from secateur.files import whole_file
 from secateur.graph import Plan
 from secateur.graph.plan import fingerprint_of
 from secateur.graph.slots import StoredTensor, refuse_wrappers, stored_tensors
+from secateur.models.selection import ChannelSelection
 from secateur.record import environment
 
 
@@ -167,6 +168,7 @@ def load(model: nn.Module, path: Path | str) -> nn.Module:
         if name in container.tensors:
             check_kind(entry, container.tensors[name], path)
     _fill(targets, container, set(spec.channels_last), path)
+    _check_selections(small, path)
     return small
 
 
@@ -201,6 +203,17 @@ def file_fingerprint(path: Path | str) -> str:
             return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except OSError as error:
         raise ArtifactError(f"cannot read {path}: {error.strerror or error}; give a file that can be read") from error
+
+
+def _check_selections(model: nn.Module, path: Path) -> None:
+    """Refuse indices that a selection of channels cannot have: as many as there are channels pass for all of them.
+
+    Raises:
+        ArtifactError: they do not rise from 0 or more on.
+    """
+    for name, module in model.named_modules():
+        if isinstance(module, ChannelSelection) and not module.is_sound():
+            raise ArtifactError(f"{path} is corrupt: {name}.indices are not rising channel numbers from 0 on")
 
 
 def _fill(targets: Mapping[str, StoredTensor], container: Container, channels_last: set[str], path: Path) -> None:

@@ -11,6 +11,7 @@ from secateur.graph.optimizer import apply_to_optimizer as apply_to_optimizer
 from secateur.graph.plan import Plan as Plan
 from secateur.graph.proof import OutputProof as OutputProof
 from secateur.graph.proof import Proof as Proof
+from secateur.graph.selections import Selection as Selection
 from secateur.graph.surgery import apply_ as apply_
 from secateur.graph.ties import Tie as Tie
 from secateur.graph.ties import Why as Why
@@ -28,6 +29,7 @@ __all__ = [
     "OutputProof",
     "Plan",
     "Proof",
+    "Selection",
     "Tie",
     "Why",
     "apply",

@@ -8,13 +8,15 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secateur.errors import PlanError
 from secateur.graph.blocks import Block, Drop, outermost
 from secateur.graph.costs import Costs
+from secateur.graph.cuts import fingerprint_of, kept_numbers
 from secateur.graph.graph_json import content_of, fields_from
-from secateur.graph.plan import DimensionCut, Plan, fingerprint_of, kept_after
+from secateur.graph.plan import Plan, kept_after
+from secateur.graph.planning import narrowed_graph, plan_of
+from secateur.graph.selections import Selection, selection_named
 from secateur.graph.shortening import vanishing_groups, without_blocks
 from secateur.graph.ties import Tie, Why, why
 from secateur.graph.units import DimsByGroup, Group, ParameterDim, SizeAttribute, TensorSpec, UnitArray
@@ -38,6 +40,8 @@ class ChannelGraph:
         train_mode: whether a run in training mode was needed to reach all parameters.
         outputs: modules whose outputs count in place of the model's own; empty for the model's own.
         blocks: residual branches that may go whole, in the order in which they end, locked ones included.
+        selections: lists of indices by which readers of a normalised stream leave channels out, in the order of the
+            run.
         ties: which operators hold each group together. An account of the trace, not part of what two graphs are
             compared by.
     """
@@ -54,11 +58,15 @@ class ChannelGraph:
     train_mode: bool
     outputs: tuple[str, ...] = ()
     blocks: tuple[Block, ...] = ()
+    selections: tuple[Selection, ...] = ()
     ties: Sequence[Tie] = ()
 
     def __post_init__(self) -> None:
-        dims = DimsByGroup(self.dims, self.sizes)
-        groups = tuple(replace(group, dims=dims) for group in self.groups)
+        dims = self.groups[0].dims if self.groups else None
+        if dims is None or not dims.is_of(self.dims, self.sizes):
+            dims = DimsByGroup(self.dims, self.sizes)
+        # Groups of an earlier graph with the same dimensions are kept with what they have found out.
+        groups = tuple(group if group.dims is dims else replace(group, dims=dims) for group in self.groups)
         object.__setattr__(self, "groups", groups)
 
     def __eq__(self, other: object) -> bool:
@@ -148,17 +156,28 @@ class ChannelGraph:
         kept[[names[self.group(name).name] for name in plan.gone]] = 0
         return kept
 
+    def kept_entries(self, plan: Plan | None) -> UnitArray | None:
+        """Return how many entries each selection of channels keeps under ``plan``, shape (selections,); None without.
+
+        Raises:
+            PlanError: the plan was made for another model.
+        """
+        if plan is None:
+            return None
+        self.check(plan)
+        return np.asarray([plan.shapes_after[entry.buffer][0] for entry in self.selections], dtype=np.int64)
+
     def macs(self, plan: Plan | None = None) -> int:
         """Return multiply-adds of convolutions and matrix products per sample, before or after a plan."""
         if plan is not None and plan.drops:
             return self.after(plan).macs()
-        return self.costs.macs(self.kept_sizes(plan))
+        return self.costs.macs(self.kept_sizes(plan), self.kept_entries(plan))
 
     def params(self, plan: Plan | None = None) -> int:
         """Return the number of parameters, tied ones once, before or after a plan."""
         if plan is not None and plan.drops:
             return self.after(plan).params()
-        elements = self.costs.elements(self.kept_sizes(plan))
+        elements = self.costs.elements(self.kept_sizes(plan), self.kept_entries(plan))
         return int(elements[np.asarray([spec.is_parameter for spec in self.tensors], dtype=bool)].sum())
 
     def tensor_bytes(self, plan: Plan | None = None) -> int:
@@ -166,13 +185,13 @@ class ChannelGraph:
         if plan is not None and plan.drops:
             return self.after(plan).tensor_bytes()
         width = np.asarray([spec.element_bytes * spec.is_persistent for spec in self.tensors], dtype=np.int64)
-        return int((self.costs.elements(self.kept_sizes(plan)) * width).sum())
+        return int((self.costs.elements(self.kept_sizes(plan), self.kept_entries(plan)) * width).sum())
 
     def activation_bytes(self, plan: Plan | None = None) -> int:
         """Return the peak over operators of activation bytes alive, per sample."""
         if plan is not None and plan.drops:
             return self.after(plan).activation_bytes()
-        return self.costs.activation_bytes(self.kept_sizes(plan))
+        return self.costs.activation_bytes(self.kept_sizes(plan), self.kept_entries(plan))
 
     # Plans ---------------------------------------------------------------------------------------------------
 
@@ -189,28 +208,36 @@ class ChannelGraph:
             )
 
     def plan(
-        self, kept: Mapping[str, Iterable[int]], *, blocks: Iterable[str] = (), allow_approximate: bool = False
+        self,
+        kept: Mapping[str, Iterable[int]],
+        *,
+        selected: Mapping[str, Iterable[int]] | None = None,
+        blocks: Iterable[str] = (),
+        allow_approximate: bool = False,
     ) -> Plan:
         """Return the plan that keeps the given units of the named groups and all units of the others.
 
         Args:
             kept: group name → numbers of the units to keep, each in [0, size). Groups that lie in a dropped block go
                 with it, whatever is said of them here.
+            selected: path of a selection of channels → numbers of the entries of its index buffer to keep, each in
+                [0, size): which channels its reader still gets. Entries whose channel goes by ``kept`` go with it,
+                whatever is said of them here.
             blocks: names of blocks to drop whole; those inside another one go with it.
             allow_approximate: also cut groups where cutting is not the same as zeroing, because a norm or a mean runs
                 across their channels; the plan lists them, and a proof reports the drift.
 
         Raises:
-            PlanError: an unknown or locked group or block, a unit out of range, or a group left empty.
+            PlanError: an unknown or locked group, selection or block, a unit out of range, or a group or selection left
+                empty.
         """
         dropped = self._droppable(blocks)
         tensors = frozenset(name for block in dropped for name in block.tensors)
         gone = vanishing_groups(self, tensors) if dropped else ()
-        keep = np.ones(int(self.sizes.sum()), dtype=bool)
         chosen: dict[str, tuple[int, ...]] = {}
         for name, units in kept.items():
             group = self.group(name)
-            numbers = _numbers(name, units)
+            numbers = kept_numbers(f"group {name!r}", units)
             if not numbers:
                 raise PlanError(f"group {name!r} would keep none of its {group.size} units; keep at least one")
             if numbers[0] < 0 or numbers[-1] >= group.size:
@@ -224,9 +251,9 @@ class ChannelGraph:
             if name in gone:
                 continue
             chosen[name] = tuple(numbers)
-            keep[group.units] = False
-            keep[group.offset + np.asarray(numbers)] = True
-        return self._plan(chosen, keep, outermost(map(Drop.of, dropped)), tuple(sorted(gone)))
+        for path in selected or {}:
+            selection_named(self.selections, path)
+        return plan_of(self, chosen, selected or {}, outermost(map(Drop.of, dropped)), tuple(sorted(gone)))
 
     def drop_blocks(self, blocks: Iterable[str]) -> Plan:
         """Return the plan that drops the named blocks and keeps all else.
@@ -236,43 +263,6 @@ class ChannelGraph:
         """
         return self.plan({}, blocks=blocks)
 
-    def _plan(
-        self,
-        chosen: dict[str, tuple[int, ...]],
-        keep: NDArray[np.bool_],
-        drops: tuple[Drop, ...],
-        gone: tuple[str, ...],
-    ) -> Plan:
-        def stands(path: str) -> bool:
-            return not any(drop.covers(path) for drop in drops)
-
-        removed = ~np.append(keep, True)  # the last entry stands for unit -1, which stays
-        cuts = []
-        for dim in self.dims:
-            marks = removed[dim.units]
-            if marks.any() and stands(dim.parameter):
-                cuts.append(DimensionCut(dim.parameter, dim.dim, dim.units.size, np.flatnonzero(marks)))
-        sizes = []
-        for entry in self.attributes:
-            marks = removed[entry.units]
-            if marks.any() and stands(entry.module):
-                sizes.append((entry.module, entry.attribute, int(marks.size - marks.sum())))
-        return Plan(
-            fingerprint=self.fingerprint,
-            model_class=self.model_class,
-            shapes={spec.name: spec.shape for spec in self.tensors},
-            kept=chosen,
-            sizes={name: self.by_name[name].size for name in chosen},
-            cuts=tuple(cuts),
-            attributes=tuple(sizes),
-            regrouped=frozenset(cut.parameter for cut in cuts if cut.parameter in self.regrouped),
-            train_mode=self.train_mode,
-            outputs=self.outputs,
-            drops=drops,
-            gone=gone,
-            approximate=tuple(sorted(name for name in chosen if self.by_name[name].approximate is not None)),
-        )
-
     def after(self, plan: Plan) -> "ChannelGraph":
         """Return the graph of the cut model, by arithmetic. Law: tracing the cut model gives the same.
 
@@ -280,44 +270,13 @@ class ChannelGraph:
             PlanError: the plan was made for another model.
         """
         self.check(plan)
-        return self.without(plan.dropped_blocks)._narrowed(plan)
-
-    def _narrowed(self, plan: Plan) -> "ChannelGraph":
-        keep = np.ones(int(self.sizes.sum()), dtype=bool)
-        for name, units in plan.kept.items():
-            group = self.group(name)
-            keep[group.units] = False
-            keep[group.offset + np.asarray(units)] = True
-        number = np.append(np.where(keep, np.cumsum(keep) - 1, -2), -1)
-        groups, offset = [], 0
-        for group in self.groups:
-            size = int(keep[group.units].sum())
-            groups.append(replace(group, size=size, offset=offset))
-            offset += size
-
-        def renumbered(units: UnitArray) -> UnitArray:
-            new: UnitArray = number[units]
-            left: UnitArray = new[new != -2]
-            return left
-
-        dims = tuple(replace(dim, units=renumbered(dim.units)) for dim in self.dims)
-        lost = {(cut.parameter, cut.dim): cut.removed.size for cut in plan.cuts}
-        tensors = tuple(
-            replace(spec, shape=tuple(n - lost.get((spec.name, axis), 0) for axis, n in enumerate(spec.shape)))
-            for spec in self.tensors
-        )
-        return replace(
-            self,
-            tensors=tensors,
-            groups=tuple(groups),
-            dims=dims,
-            attributes=tuple(replace(entry, units=renumbered(entry.units)) for entry in self.attributes),
-        )
+        return narrowed_graph(self.without(plan.dropped_blocks), plan)
 
     def compose(self, first: Plan, second: Plan) -> Plan:
         """Return ``first.then(second)`` as a plan of this graph, with units checked against it."""
         return self.plan(
             kept_after(first, second),
+            selected=first.then(second).selected,
             blocks=(*first.dropped_blocks, *second.dropped_blocks),
             allow_approximate=bool(first.approximate or second.approximate),
         )
@@ -370,12 +329,3 @@ class ChannelGraph:
         """Return a hash of the content, but for ``ties``, for comparing graphs across processes."""
         text = json.dumps(content_of(self), sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
-
-
-def _numbers(name: str, units: Iterable[int]) -> list[int]:
-    if not isinstance(units, Iterable):
-        raise PlanError(f"the units to keep of group {name!r} must be a list of numbers, not {units!r}")
-    found = np.asarray(list(units))
-    if found.size and (found.dtype.kind not in "iu" or found.ndim != 1):
-        raise PlanError(f"the units to keep of group {name!r} must be whole numbers, not {found.dtype} {found.shape}")
-    return sorted({int(unit) for unit in found})

@@ -7,7 +7,7 @@ is linear as it should be.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,24 +15,75 @@ from numpy.typing import NDArray
 
 from secateur.graph.labels import IntArray
 
+GONE = int(np.iinfo(np.int64).min)
+"""In the place of a number: what had it goes."""
+
+
+def _none() -> IntArray:
+    return np.zeros(0, dtype=np.int64)
+
 
 @dataclass(frozen=True)
 class Forms:
-    """Linear forms of the kept sizes: constants, and coefficients as (form, group, coefficient) triples."""
+    """Linear forms of the kept sizes: constants, and coefficients as (form, group, coefficient) triples.
+
+    In the place of a group may stand the k-th selection of channels, as -1 - k: its entries are fewer than the channels
+    that it selects from, whose number is a form too.
+    """
 
     constants: IntArray  # (F,)
     form: IntArray  # (E,)
     group: IntArray  # (E,)
     coefficient: IntArray  # (E,)
+    selected: IntArray = field(default_factory=_none)  # (K,) entries of each selection
+    selected_from: IntArray = field(default_factory=_none)  # (K,) form of what it selects from
 
-    def sizes(self, kept: IntArray) -> IntArray:
-        """Return the value of every form, shape (F,), for ``kept`` units per group, shape (G,)."""
-        sums = np.bincount(self.form, weights=self.coefficient * kept[self.group], minlength=self.constants.size)
-        return self.constants + sums.astype(np.int64)
+    def sizes(self, kept: IntArray, selected: IntArray | None = None) -> IntArray:
+        """Return the value of every form, shape (F,).
+
+        Args:
+            kept: units per group, shape (G,).
+            selected: entries that each selection keeps, shape (K,). None takes all that may be left when so many units
+                are: the true number for dense selections, and at least that for others.
+        """
+        if not self.selected.size:
+            return self.constants + self._sums(kept)
+        none = np.zeros_like(self.selected)
+        sizes = self.constants + self._sums(np.append(kept, none))
+        if selected is None:
+            selected = np.minimum(self.selected, sizes[self.selected_from])
+        # Counted from the end, as -1 - k does.
+        return sizes + self._sums(np.append(np.zeros_like(kept), selected[::-1]))
+
+    def _sums(self, kept: IntArray) -> IntArray:
+        values = self.coefficient * kept[self.group]
+        return np.bincount(self.form, weights=values, minlength=self.constants.size).astype(np.int64)
+
+    def renumbered(self, groups: IntArray, selections: IntArray) -> "Forms":
+        """Return the forms with other numbers for groups and selections, without what gets :data:`GONE`.
+
+        Args:
+            groups: new number of each group, shape (G,); a group may become a selection, as -1 - k.
+            selections: new number k of each selection, shape (K,).
+        """
+        place = np.append(groups, np.where(selections == GONE, GONE, -1 - selections)[::-1])
+        new = place[self.group]
+        stays, order = new != GONE, np.argsort(selections[selections != GONE], kind="stable")
+        left = selections != GONE
+        return Forms(
+            self.constants,
+            self.form[stays],
+            new[stays],
+            self.coefficient[stays],
+            self.selected[left][order],
+            self.selected_from[left][order],
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists."""
+        chosen = ("selected", "selected_from") if self.selected.size else ()
         return {
+            **{key: getattr(self, key).tolist() for key in chosen},
             "constants": self.constants.tolist(),
             "form": self.form.tolist(),
             "group": self.group.tolist(),
@@ -42,7 +93,8 @@ class Forms:
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> "Forms":
         """Read what :meth:`to_json` wrote."""
-        return cls(*(np.asarray(data[key], dtype=np.int64) for key in ("constants", "form", "group", "coefficient")))
+        keys = ("constants", "form", "group", "coefficient", "selected", "selected_from")
+        return cls(*(np.asarray(data.get(key, []), dtype=np.int64) for key in keys))
 
 
 @dataclass(frozen=True)
@@ -109,9 +161,14 @@ class Costs:
     born: NDArray[np.int64]
     dies: NDArray[np.int64]
 
-    def macs(self, kept: IntArray) -> int:
-        """Return the multiply-adds per sample of all convolutions and matrix products."""
-        return int(self.compute.values(self.forms.sizes(kept)).sum())
+    def macs(self, kept: IntArray, selected: IntArray | None = None) -> int:
+        """Return the multiply-adds per sample of all convolutions and matrix products.
+
+        Args:
+            kept: units per group, shape (G,).
+            selected: entries that each selection of channels keeps, shape (K,); None as in :meth:`Forms.sizes`.
+        """
+        return int(self.compute.values(self.forms.sizes(kept, selected)).sum())
 
     def macs_by_operator(self, kept: IntArray) -> IntArray:
         """Return the multiply-adds per sample of each compute operator, in the order of ``compute_names``."""
@@ -132,26 +189,45 @@ class Costs:
     def _depends(self, groups: int) -> NDArray[np.bool_]:
         """Return whether each compute operator depends on the size of each group, shape (T, groups)."""
         forms = np.zeros((self.forms.constants.size + 1, groups), dtype=bool)  # the last row is for padding
-        forms[self.forms.form, self.forms.group] = True
+        of_groups = self.forms.group >= 0
+        forms[self.forms.form[of_groups], self.forms.group[of_groups]] = True
+        for form, selection in zip(self.forms.form[~of_groups], -1 - self.forms.group[~of_groups], strict=True):
+            forms[form] |= forms[self.forms.selected_from[selection]]
         depends: NDArray[np.bool_] = np.logical_or.reduce(forms[self.compute.factors], axis=1)
         return depends
 
-    def elements(self, kept: IntArray) -> IntArray:
-        """Return the number of elements of each parameter and buffer."""
-        return self.tensors.values(self.forms.sizes(kept))
+    def elements(self, kept: IntArray, selected: IntArray | None = None) -> IntArray:
+        """Return the number of elements of each parameter and buffer; arguments as for :meth:`macs`."""
+        return self.tensors.values(self.forms.sizes(kept, selected))
 
-    def activation_bytes(self, kept: IntArray) -> int:
+    def activation_bytes(self, kept: IntArray, selected: IntArray | None = None) -> int:
         """Return the peak over operators of bytes alive per sample.
 
-        A storage lives from its producer to its last reader, both included; views and in-place results are free.
+        A storage lives from its producer to its last reader, both included; views and in-place results are free. A
+        selection of channels counts as a copy, also while it selects all of them. Arguments as for :meth:`macs`.
         """
         if not self.born.size:
             return 0
-        size = self.storages.values(self.forms.sizes(kept))
+        size = self.storages.values(self.forms.sizes(kept, selected))
         change = np.zeros(int(self.dies.max()) + 2, dtype=np.int64)
         np.add.at(change, self.born, size)
         np.subtract.at(change, self.dies + 1, size)
         return int(change.cumsum().max())
+
+    def with_selections(self, groups: IntArray, selected: IntArray, selected_from: IntArray) -> "Costs":
+        """Return the costs with some groups seen as the entries of selections.
+
+        Args:
+            groups: new number of each group, -1 - k for one that is the k-th selection, shape (G,).
+            selected: entries of each selection, shape (K,).
+            selected_from: number of the form of what each selects from, shape (K,).
+        """
+        forms = self.forms.renumbered(groups, _none())
+        return replace(self, forms=replace(forms, selected=selected, selected_from=selected_from))
+
+    def reselected(self, selected: IntArray) -> "Costs":
+        """Return the costs with other numbers of entries in the selections, shape (K,)."""
+        return replace(self, forms=replace(self.forms, selected=selected)) if selected.size else self
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dictionaries."""

@@ -20,8 +20,9 @@ from secateur.graph.rules import Rule, rule_for
 from secateur.graph.rules.attention import scaled_dot_product_attention
 from secateur.graph.rules.elementwise import like_first
 from secateur.graph.rules.execution import MOVES, moved, restrides_in_place
-from secateur.graph.rules.modules import entered
-from secateur.graph.shape_run import attention_on_shapes, numbers_in
+from secateur.graph.rules.modules import entered, left
+from secateur.graph.shape_rules import attention_on_shapes
+from secateur.graph.shape_run import numbers_in
 from secateur.graph.whole_attention import ATTENTION, WholeAttention
 
 # Frames of torch and of this package are never where a user's code writes a shape.
@@ -315,6 +316,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
         del args
         if not self._attention.is_own_thread():
             return
+        left(module)
         path = self._module_names.get(id(module))
         if path is not None:
             self.returned(path, result)

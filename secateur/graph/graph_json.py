@@ -8,6 +8,7 @@ import numpy as np
 from secateur.errors import PlanError
 from secateur.graph.blocks import Block
 from secateur.graph.costs import Costs
+from secateur.graph.selections import Selection
 from secateur.graph.ties import Tie
 from secateur.graph.units import Group, ParameterDim, SizeAttribute, TensorSpec
 
@@ -54,6 +55,7 @@ def content_of(graph: "ChannelGraph") -> dict[str, Any]:
         "train_mode": graph.train_mode,
         **({"outputs": list(graph.outputs)} if graph.outputs else {}),
         "blocks": [block.to_json() for block in graph.blocks],
+        **({"selections": [entry.to_json() for entry in graph.selections]} if graph.selections else {}),
     }
 
 
@@ -81,6 +83,7 @@ def fields_from(data: Mapping[str, Any]) -> dict[str, Any]:
             "train_mode": data["train_mode"],
             "outputs": tuple(data.get("outputs", ())),
             "blocks": tuple(Block.from_json(block) for block in data.get("blocks", ())),
+            "selections": tuple(Selection.from_json(entry) for entry in data.get("selections", ())),
             "ties": tuple(Tie.from_json(tie) for tie in data.get("ties", ())),
         }
     except (KeyError, TypeError) as error:

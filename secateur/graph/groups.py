@@ -12,6 +12,7 @@ from secateur.graph.costs import Costs, Forms, Terms
 from secateur.graph.labels import IntArray
 from secateur.graph.recorded import Record
 from secateur.graph.rules.convolution import NOT_A_CHANNEL
+from secateur.graph.selection_finding import with_selections
 from secateur.graph.units import Group, ParameterDim, SizeAttribute, TensorSpec
 
 _PRODUCES, _CONSUMES, _CARRIES = "produces", "consumes", "carries"
@@ -42,6 +43,7 @@ def build(record: Record) -> tuple[ChannelGraph, IntArray]:
         for storage in record.storages
         if storage.dies >= 0
     ]
+    selected = [forms.number(source) for _, source, _ in record.atoms.selections]
     units = _number_units(record, roots, dims, forms.arrays[of_tensors:])
     parameter_dims = _parameter_dims(record, dims, units)
     sizes = np.bincount(units.group, minlength=len(units.locked)) if units.group.size else np.zeros(0, np.int64)
@@ -83,7 +85,7 @@ def build(record: Record) -> tuple[ChannelGraph, IntArray]:
         train_mode=record.train_mode,
         outputs=record.outputs,
     )
-    return graph, units.of_atom
+    return with_selections(record, graph, units.of_atom, selected)
 
 
 class _FormTable:

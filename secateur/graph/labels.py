@@ -73,6 +73,12 @@ class Bookkeeper(Protocol):
     def locked(self, count: int, reason: str) -> IntArray:
         """Return ``count`` new labels of channels that belong to no parameter and stay."""
 
+    def selected(self, path: str, source: IntArray, chosen: IntArray, places: Tensor) -> None:
+        """Say that the selection at ``path`` passes on the channels ``places`` of ``source`` as ``chosen``.
+
+        A channel that goes from ``source`` goes from ``chosen`` too, but not the other way.
+        """
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -103,6 +109,7 @@ class Atoms:
     approximations: list[tuple[IntArray, str]] = field(default_factory=list)
     sums: list[IntArray] = field(default_factory=list)
     origins: list[Origin] = field(default_factory=list)
+    selections: list[tuple[str, IntArray, IntArray]] = field(default_factory=list)
 
     def new(self, count: int) -> IntArray:
         """Return ``count`` fresh atoms."""
@@ -139,6 +146,15 @@ class Atoms:
         atoms = self.new(count)
         self.lock(atoms, reason)
         return atoms
+
+    def selected(self, path: str, source: IntArray, chosen: IntArray, places: Tensor) -> None:
+        """See :class:`Bookkeeper`."""
+        del places  # they have no values in a run on meta tensors
+        for _, known, other in self.selections:
+            if other[0] == chosen[0]:
+                self.unify(known, source)  # a selection that runs twice has one list of places
+                return
+        self.selections.append((path, source, chosen))
 
     def solve(self) -> IntArray:
         """Return for every atom the smallest atom that it is tied to, shape (count,)."""

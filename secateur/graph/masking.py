@@ -199,6 +199,11 @@ class _Marks:
         del reason
         return np.zeros(count, dtype=np.int64)
 
+    def selected(self, path: str, source: IntArray, chosen: IntArray, places: Tensor) -> None:
+        """A selection must not pass on a removed channel."""
+        if (source[places.cpu().numpy()] > chosen).any():
+            raise VerificationError(f"the plan removes a channel that the selection {path!r} passes on")
+
 
 def masked_call(model: nn.Module, plan: Plan, call: Call, means: MeansOver = "all") -> Any:
     """Return what ``model`` computes for ``call`` with the channels that ``plan`` removes zeroed."""

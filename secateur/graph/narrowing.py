@@ -11,7 +11,7 @@ from secateur.graph.copying import forget_kept
 from secateur.graph.dropping import dropped
 from secateur.graph.plan import DimensionCut, Plan
 from secateur.graph.slots import StoredTensor, refuse_wrappers, stored_tensors, swapped
-from secateur.graph.surgery import check_fits, integer_attributes
+from secateur.graph.surgery import check_fits, cut_stored, integer_attributes
 from secateur.graph.written_sizes import read_size, write_size
 
 Statistics = MutableMapping[str, Tensor]
@@ -51,9 +51,9 @@ def narrowed(model: nn.Module, plan: Plan, *, statistics: Statistics | None = No
         if entry.is_parameter:
             return narrow_tensor(entry.tensor, cuts) if cuts else None
         if statistics is None:
-            return narrow_tensor(entry.tensor.detach(), cuts).clone()
+            return cut_stored(entry.name, entry.tensor.detach(), plan)
         if entry.name not in statistics:
-            statistics[entry.name] = narrow_tensor(entry.tensor.detach(), cuts).clone()
+            statistics[entry.name] = cut_stored(entry.name, entry.tensor.detach(), plan)
         return statistics[entry.name]
 
     attributes = integer_attributes(model, plan, stored)

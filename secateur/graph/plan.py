@@ -3,44 +3,21 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from secateur.errors import PlanError
+from secateur.graph import plan_json
 from secateur.graph.blocks import Drop, outermost
+from secateur.graph.cuts import DimensionCut as DimensionCut
+from secateur.graph.cuts import Renumbering as Renumbering
+from secateur.graph.cuts import fingerprint_of as fingerprint_of
 
-FORMAT = "secateur-plan-1"
-FORMAT_WITH_DROPS = "secateur-plan-2"
-"""Of plans that drop blocks: a reader of the first format would keep these, so it is to refuse them."""
-
-
-def fingerprint_of(model_class: str, shapes: Mapping[str, tuple[int, ...]]) -> str:
-    """Return a short hash of a model's class and of the names and shapes of its parameters and buffers."""
-    digest = hashlib.blake2b(model_class.encode(), digest_size=8)
-    for name in sorted(shapes):
-        digest.update(f"\n{name}:{','.join(map(str, shapes[name]))}".encode())
-    return digest.hexdigest()
-
-
-@dataclass(frozen=True, eq=False)
-class DimensionCut:
-    """What goes from one dimension of one parameter or buffer: sorted indices of ``size``."""
-
-    parameter: str
-    dim: int
-    size: int
-    removed: NDArray[np.int64]
-
-    @cached_property
-    def kept(self) -> NDArray[np.int64]:
-        """The sorted indices that stay."""
-        stays = np.ones(self.size, dtype=bool)
-        stays[self.removed] = False
-        return np.flatnonzero(stays)
+SELECTION_BUFFER = "indices"
+"""Name of the buffer of a :class:`~secateur.models.selection.ChannelSelection`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +42,9 @@ class Plan:
         gone: groups that go with these blocks, sorted.
         approximate: those groups of ``kept``, sorted, where cutting is not the same as zeroing, because a norm or a
             mean runs across their channels.
+        selected: path of a selection of channels → sorted entries of its index buffer that stay, for every selection
+            that loses any, also those whose channel goes.
+        renumbered: buffers of selections whose norm loses channels, so that the numbers in them change.
     """
 
     fingerprint: str
@@ -80,6 +60,8 @@ class Plan:
     drops: tuple[Drop, ...] = ()
     gone: tuple[str, ...] = ()
     approximate: tuple[str, ...] = ()
+    selected: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    renumbered: tuple[Renumbering, ...] = ()
 
     def __eq__(self, other: object) -> bool:
         """Compare what is cut, and from which model."""
@@ -95,12 +77,16 @@ class Plan:
             return "Plan: nothing is cut"
         lines = [f"  {name}: dropped whole" for name in self.dropped_blocks]
         lines += [f"  {name}: {len(units)} of {self.sizes[name]} units stay" for name, units in self.kept.items()]
+        lines += [
+            f"  {path}: {len(entries)} of {self.shapes[selection_buffer(path)][0]} channels stay selected"
+            for path, entries in self.selected.items()
+        ]
         return "\n".join(["Plan:", *lines])
 
     @property
     def is_empty(self) -> bool:
         """Whether nothing is cut."""
-        return not self.kept and not self.drops
+        return not self.kept and not self.drops and not self.selected
 
     @property
     def dropped_blocks(self) -> tuple[str, ...]:
@@ -130,6 +116,16 @@ class Plan:
         for cut in self.cuts:
             found.setdefault(cut.parameter, []).append(cut)
         return {name: tuple(cuts) for name, cuts in found.items()}
+
+    @cached_property
+    def renumbering_of(self) -> dict[str, Renumbering]:
+        """What goes from the channels that the numbers of each buffer name."""
+        return {renumbering.parameter: renumbering for renumbering in self.renumbered}
+
+    @cached_property
+    def changed(self) -> tuple[str, ...]:
+        """Names of the parameters and buffers that are cut or renumbered, in the order of the model."""
+        return tuple(name for name in self.shapes if name in self.cuts_of or name in self.renumbering_of)
 
     @cached_property
     def shapes_after(self) -> dict[str, tuple[int, ...]]:
@@ -173,6 +169,9 @@ class Plan:
         sizes = {**second.sizes, **self.sizes}
         drops = outermost((*self.drops, *second.drops))
         gone = {*self.gone, *second.gone}
+        renumbered = self.renumbering_of
+        for name, later in second.renumbering_of.items():
+            renumbered = {**renumbered, name: renumbered[name].then(later) if name in renumbered else later}
 
         def stands(path: str) -> bool:
             return not any(drop.covers(path) for drop in drops)
@@ -196,29 +195,19 @@ class Plan:
             drops=drops,
             gone=tuple(sorted(gone)),
             approximate=tuple(sorted({*self.approximate, *second.approximate} - gone)),
+            selected={
+                path: tuple(cuts[selection_buffer(path), 0].kept.tolist())
+                for path in sorted({*self.selected, *second.selected})
+                if stands(path)
+            },
+            renumbered=tuple(renumbered[name] for name in sorted(renumbered, key=order.__getitem__) if stands(name)),
         )
 
     # Files ---------------------------------------------------------------------------------------------------
 
     def to_json(self) -> dict[str, Any]:
         """Return plain lists and dictionaries; :meth:`from_json` reads them back."""
-        return {
-            "format": FORMAT_WITH_DROPS if self.drops else FORMAT,
-            "fingerprint": self.fingerprint,
-            "model_class": self.model_class,
-            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
-            "kept": {name: list(self.kept[name]) for name in sorted(self.kept)},
-            "sizes": {name: self.sizes[name] for name in sorted(self.sizes)},
-            "removed": {
-                name: {str(dim): indices for dim, indices in dims.items()} for name, dims in self.removed().items()
-            },
-            "attributes": sorted(list(entry) for entry in self.attributes),
-            "regrouped": sorted(self.regrouped),
-            "train_mode": self.train_mode,
-            **({"outputs": list(self.outputs)} if self.outputs else {}),
-            **({"drops": [d.to_json() for d in self.drops], "gone": list(self.gone)} if self.drops else {}),
-            **({"approximate": list(self.approximate)} if self.approximate else {}),
-        }
+        return plan_json.content_of(self)
 
     @classmethod
     def from_json(cls, data: Any) -> "Plan":
@@ -227,46 +216,8 @@ class Plan:
         Raises:
             PlanError: not a plan, of another format, or inconsistent in itself.
         """
-        if not isinstance(data, dict) or data.get("format") not in (FORMAT, FORMAT_WITH_DROPS):
-            found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise PlanError(
-                f"expected a plan of format {FORMAT!r} or {FORMAT_WITH_DROPS!r}, got {found!r}; write one with "
-                "`secateur plan`"
-            )
-        try:
-            for key, kind in (("fingerprint", str), ("model_class", str), ("regrouped", list), ("train_mode", bool)):
-                if type(data[key]) is not kind:
-                    raise TypeError(f"{key!r} is {data[key]!r}, not a {kind.__name__}")
-            shapes = {name: tuple(int(n) for n in shape) for name, shape in data["shapes"].items()}
-            cuts = [
-                _cut_from(name, dim, indices, shapes[name])
-                for name, dims in data["removed"].items()
-                for dim, indices in dims.items()
-            ]
-            for name, units in data["kept"].items():
-                _check_kept(name, units, data["sizes"][name])
-            plan = cls(
-                fingerprint=data["fingerprint"],
-                model_class=data["model_class"],
-                shapes=shapes,
-                kept={name: tuple(int(u) for u in units) for name, units in data["kept"].items()},
-                sizes={name: int(size) for name, size in data["sizes"].items()},
-                cuts=tuple(cuts),
-                attributes=tuple((str(m), str(a), int(v)) for m, a, v in data["attributes"]),
-                regrouped=frozenset(data["regrouped"]),
-                train_mode=bool(data["train_mode"]),
-                outputs=_names(data, "outputs", "module"),
-                drops=_drops_from(data),
-                gone=_names(data, "gone", "group"),
-                approximate=_names(data, "approximate", "group"),
-            )
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise PlanError(f"the plan is malformed: {type(error).__name__}: {error}") from error
-        if fingerprint_of(plan.model_class, plan.shapes) != plan.fingerprint:
-            raise PlanError("the plan's fingerprint does not match the shapes it lists; it was edited or damaged")
-        _check_drops(plan)
-        if list(plan.approximate) != sorted(set(plan.approximate) & set(plan.kept)):
-            raise PlanError(f"the plan lists {plan.approximate} as groups that it cuts approximately; it was edited")
+        plan = cls(**plan_json.fields_from(data))
+        plan_json.check(plan)
         return plan
 
     @cached_property
@@ -276,60 +227,6 @@ class Plan:
         return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _drops_from(data: dict[str, Any]) -> tuple[Drop, ...]:
-    drops = tuple(Drop.from_json(drop) for drop in data.get("drops", ()))
-    if bool(drops) != (data["format"] == FORMAT_WITH_DROPS):
-        raise PlanError(f"the plan is of format {data['format']!r}, but drops {len(drops)} blocks; it was edited")
-    if drops != outermost(drops):
-        raise PlanError("the plan drops blocks unsorted, twice, or inside one another; it was edited")
-    return drops
-
-
-def _check_drops(plan: Plan) -> None:
-    for drop in plan.drops:
-        bare = next((path for path, _ in drop.replaced if not any(n.startswith(f"{path}.") for n in plan.shapes)), None)
-        if bare is not None:
-            raise PlanError(f"the plan drops the block {drop.block!r} by its module {bare!r}, which has no parameters")
-    if plan.drops and len(plan.dropped_tensors) == len(plan.shapes):
-        raise PlanError("the plan drops every tensor of the model; it was edited")
-    cut = next((cut.parameter for cut in plan.cuts if cut.parameter in plan.dropped_tensors), None)
-    if cut is not None:
-        raise PlanError(f"the plan cuts {cut}, which goes with a dropped block; it was edited")
-    if list(plan.gone) != sorted(set(plan.gone) - set(plan.kept)) or (plan.gone and not plan.drops):
-        raise PlanError(f"the plan lists {plan.gone} as groups that go with dropped blocks; it was edited")
-
-
-def _names(data: dict[str, Any], key: str, kind: str) -> tuple[str, ...]:
-    names = data.get(key, [])
-    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-        raise TypeError(f"{key} is {names!r} instead of a list of {kind} names")
-    return tuple(names)
-
-
-def _cut_from(name: str, dim: str, indices: list[int], shape: tuple[int, ...]) -> DimensionCut:
-    axis = int(dim)
-    if not 0 <= axis < len(shape):
-        raise PlanError(f"the plan cuts dimension {axis} of {name}, which has {len(shape)}")
-    size = shape[axis]
-    if not indices or not _rising(indices, size):
-        raise PlanError(f"the plan removes indices of {name} that are unsorted or outside 0..{size - 1}")
-    if len(indices) == size:
-        raise PlanError(f"the plan removes all {size} indices of dimension {axis} of {name}")
-    return DimensionCut(name, axis, size, np.asarray(indices, dtype=np.int64))
-
-
-def _check_kept(name: str, units: list[int], size: int) -> None:
-    if not units or len(units) >= size or not _rising(units, size):
-        raise PlanError(f"the plan keeps units of {name} that are unsorted, too many, or outside 0..{size - 1}")
-
-
-def _rising(numbers: list[int], size: int) -> bool:
-    found = np.asarray(numbers)
-    if found.dtype.kind not in "iu" or found.ndim != 1:
-        return False
-    return bool((np.diff(found) > 0).all() and found[0] >= 0 and found[-1] < size)
-
-
 def kept_after(first: Plan, second: Plan) -> dict[str, tuple[int, ...]]:
     """Return the units that stay after both plans, numbered as before the first."""
     kept = dict(first.kept)
@@ -337,3 +234,8 @@ def kept_after(first: Plan, second: Plan) -> dict[str, tuple[int, ...]]:
         earlier = first.kept.get(name)
         kept[name] = units if earlier is None else tuple(earlier[unit] for unit in units)
     return kept
+
+
+def selection_buffer(path: str) -> str:
+    """Return the name of the index buffer of the selection at ``path``."""
+    return f"{path}.{SELECTION_BUFFER}" if path else SELECTION_BUFFER

@@ -149,6 +149,7 @@ class Record:
         atoms = Atoms(self.atoms.count, list(self.atoms.edges), list(self.atoms.locks), list(self.atoms.approximations))
         atoms.sums = list(self.atoms.sums)
         atoms.origins = list(self.atoms.origins)
+        atoms.selections = list(self.atoms.selections)
         return Record(
             stored=self.stored,
             model_class=self.model_class,

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from secateur.graph.blocks import Block, Drop, renumbered
-from secateur.graph.costs import Costs, Forms, Terms
+from secateur.graph.costs import GONE, Costs, Terms
 from secateur.graph.labels import IntArray
 from secateur.graph.ties import ties_without
 
@@ -43,7 +43,8 @@ def without_blocks(graph: "ChannelGraph", blocks: Sequence[Block]) -> "ChannelGr
         offset += group.size
     new_unit = np.append(np.where(keep, np.cumsum(keep) - 1, -1), -1)  # the last entry stands for unit -1
     left = np.asarray([spec.name not in gone for spec in graph.tensors], dtype=bool)
-    costs, compute, storages = _costs(graph, blocks, left, old_numbers)
+    stand = [entry.buffer not in gone for entry in graph.selections]
+    costs, compute, storages = _costs(graph, blocks, left, old_numbers, stand)
 
     def stands(path: str) -> bool:
         return not any(drop.covers(path) for drop in drops)
@@ -67,6 +68,15 @@ def without_blocks(graph: "ChannelGraph", blocks: Sequence[Block]) -> "ChannelGr
             if block not in blocks and not set(block.tensors) <= gone
         ),
         ties=ties_without(graph.ties, gone),
+        selections=tuple(
+            replace(
+                entry,
+                source=new_unit[entry.source],
+                dims=tuple(dim for dim in entry.dims if dim.parameter not in gone),
+            )
+            for entry, stays in zip(graph.selections, stand, strict=True)
+            if stays
+        ),
     )
 
 
@@ -88,7 +98,11 @@ def _without(block: Block, dropped: Sequence[Block], gone: frozenset[str]) -> Bl
 
 
 def _costs(
-    graph: "ChannelGraph", blocks: Sequence[Block], tensors: NDArray[np.bool_], groups: IntArray
+    graph: "ChannelGraph",
+    blocks: Sequence[Block],
+    tensors: NDArray[np.bool_],
+    groups: IntArray,
+    selections: Sequence[bool],
 ) -> tuple[Costs, dict[int, int], dict[int, int]]:
     """Return the costs without blocks, and the new numbers of compute terms and storages."""
     costs = graph.costs
@@ -110,13 +124,13 @@ def _costs(
         reader = _last(heir, storage)
         dies[reader] = max(dies[reader], costs.dies[storage])
     forms = costs.forms
-    new_group = np.full(len(graph.groups), -1, dtype=np.int64)
+    new_group = np.full(len(graph.groups), GONE, dtype=np.int64)
     new_group[groups] = np.arange(groups.size)
-    stays = new_group[forms.group] >= 0
+    new_selection = np.where(selections, np.cumsum(selections) - 1, GONE).astype(np.int64)
     chosen = np.flatnonzero(compute)
     return (
         Costs(
-            forms=Forms(forms.constants, forms.form[stays], new_group[forms.group[stays]], forms.coefficient[stays]),
+            forms=forms.renumbered(new_group, new_selection),
             compute=_rows(costs.compute, chosen),
             compute_names=tuple(costs.compute_names[term] for term in chosen.tolist()),
             tensors=_rows(costs.tensors, np.flatnonzero(tensors)),

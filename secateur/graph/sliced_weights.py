@@ -5,7 +5,7 @@ from torch import nn
 
 from secateur.graph.plan import Plan
 from secateur.graph.slots import stored_tensors
-from secateur.graph.surgery import cut_tensor
+from secateur.graph.surgery import cut_stored
 
 
 def copy_sliced(wide: nn.Module, narrow: nn.Module, plan: Plan) -> None:
@@ -15,7 +15,7 @@ def copy_sliced(wide: nn.Module, narrow: nn.Module, plan: Plan) -> None:
         for name, entry in stored_tensors(wide).items():
             if name in plan.dropped_tensors:
                 continue
-            targets[name].tensor.copy_(cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())))
+            targets[name].tensor.copy_(cut_stored(name, entry.tensor.detach(), plan))
 
 
 def shape_problem(small: nn.Module, plan: Plan) -> str | None:
@@ -39,7 +39,7 @@ def value_problem(model: nn.Module, small: nn.Module, plan: Plan) -> str | None:
     for name, entry in stored_tensors(model).items():
         if name in plan.dropped_tensors:
             continue
-        expected = cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ()))
+        expected = cut_stored(name, entry.tensor.detach(), plan)
         value = found[name].tensor.detach()
         if not torch.equal(torch.nan_to_num(expected.to(value.dtype)), torch.nan_to_num(value)):
             return (

@@ -10,8 +10,9 @@ from torch.nn.modules.module import _WrappedHook
 
 from secateur.errors import PlanError, SurgeryError
 from secateur.graph.copying import copy_model, forget_kept
+from secateur.graph.cuts import DimensionCut, Renumbering, fingerprint_of
 from secateur.graph.dropping import replace_modules, replacements
-from secateur.graph.plan import DimensionCut, Plan, fingerprint_of
+from secateur.graph.plan import Plan
 from secateur.graph.slots import StoredTensor, refuse_wrappers, stored_tensors
 from secateur.graph.written_sizes import write_size
 
@@ -41,7 +42,7 @@ def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a cut copy of ``model``, without a proof; see :func:`secateur.apply`."""
     stored = _checked(model, plan)
     memo: dict[int, Any] = {
-        id(entry.tensor): _as_stored(entry.tensor, cut_tensor(entry.tensor.detach(), plan.cuts_of.get(name, ())))
+        id(entry.tensor): _as_stored(entry.tensor, cut_stored(name, entry.tensor.detach(), plan))
         for name, entry in stored.items()
         if name not in plan.dropped_tensors
     }
@@ -77,15 +78,15 @@ def apply_(model: nn.Module, plan: Plan) -> nn.Module:
             is changed then.
     """
     stored = _checked(model, plan)
-    frozen = next((name for name in plan.cuts_of if stored[name].tensor.is_inference()), None)
+    frozen = next((name for name in plan.changed if stored[name].tensor.is_inference()), None)
     if frozen is not None:
         raise SurgeryError(f"{frozen} was made under torch.inference_mode and cannot change; use apply, which copies")
     attributes = integer_attributes(model, plan, stored)
     stand_ins = replacements(model, plan.drops)
-    smaller = {name: cut_tensor(stored[name].tensor.detach(), cuts) for name, cuts in plan.cuts_of.items()}
+    smaller = {name: cut_stored(name, stored[name].tensor.detach(), plan) for name in plan.changed}
     gradients = {
         name: cut_tensor(gradient, plan.cuts_of[name])
-        for name in smaller
+        for name in plan.cuts_of
         if (gradient := stored[name].tensor.grad) is not None
     }
     for name, data in smaller.items():
@@ -105,6 +106,32 @@ def apply_(model: nn.Module, plan: Plan) -> nn.Module:
         setattr(stored[name].tensor, DROPPED, name)
     forget_kept(model)
     return model
+
+
+def cut_stored(name: str, tensor: Tensor, plan: Plan) -> Tensor:
+    """Return what is left of the parameter or buffer ``name``, in new memory.
+
+    Raises:
+        PlanError: the tensor numbers a channel that goes.
+    """
+    return renumbered(cut_tensor(tensor, plan.cuts_of.get(name, ())), plan.renumbering_of.get(name))
+
+
+def renumbered(numbers: Tensor, renumbering: Renumbering | None) -> Tensor:
+    """Return channel numbers as they are when channels before them are gone.
+
+    Raises:
+        PlanError: they are no whole numbers, or one of them is gone.
+    """
+    if renumbering is None or numbers.is_meta:
+        return numbers
+    removed = torch.from_numpy(renumbering.removed).to(numbers.device)
+    if numbers.dtype != torch.int64 or torch.isin(numbers, removed).any():
+        raise PlanError(
+            f"the plan removes channels that {renumbering.parameter} of this model selects; make a plan from this "
+            "model's own graph"
+        )
+    return numbers - torch.searchsorted(removed, numbers)
 
 
 def cut_tensor(tensor: Tensor, cuts: tuple[DimensionCut, ...]) -> Tensor:

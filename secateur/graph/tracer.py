@@ -13,12 +13,12 @@ from secateur.graph.flow import Call, Flow, tensors_in
 from secateur.graph.labels import IntArray, Labels, Origin, attach, labels_of
 from secateur.graph.recorded import Given, ModuleCall, Record, Seen, Split
 from secateur.graph.rules import Rule
+from secateur.graph.shape_rules import meta_like
 from secateur.graph.shape_run import (
     ARITHMETIC,
     FOLLOWING,
     SPLITS,
     VIEWS,
-    meta_like,
     numbers_in,
     on_shapes,
     start_of_slice,

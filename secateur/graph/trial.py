@@ -21,7 +21,8 @@ from secateur.graph.copying import forget_kept
 from secateur.graph.flow import OUTSIDE
 from secateur.graph.labels import IntArray
 from secateur.graph.recorded import Given, ModuleCall, Record
-from secateur.graph.shape_run import follow, meta_like, running_on_shapes
+from secateur.graph.shape_rules import meta_like
+from secateur.graph.shape_run import follow, running_on_shapes
 from secateur.graph.slots import mode_of, module_names, preserved, randomness_preserved, swapped
 from secateur.graph.trial_cut import Part, TrialCut, is_within
 from secateur.graph.units import Group, ParameterDim, UnitArray

@@ -8,11 +8,13 @@ import numpy as np
 from torch import Tensor, nn
 
 from secateur.graph.channel_graph import ChannelGraph
+from secateur.graph.cuts import DimensionCut
 from secateur.graph.labels import IntArray
-from secateur.graph.plan import DimensionCut
-from secateur.graph.shape_run import follow, meta_like
+from secateur.graph.selections import renumberings
+from secateur.graph.shape_rules import meta_like
+from secateur.graph.shape_run import follow
 from secateur.graph.slots import StoredTensor, alike
-from secateur.graph.surgery import TensorShape, cut_tensor, layer_sizes
+from secateur.graph.surgery import TensorShape, cut_tensor, layer_sizes, renumbered
 from secateur.graph.units import Group, ParameterDim
 from secateur.graph.written_sizes import read_size, write_size
 
@@ -52,6 +54,8 @@ class TrialCut:
         self._dims_of = dims_of
         self._removed = np.zeros(int(graph.sizes.sum()) + 1, dtype=np.int64)
         self._removed[[group.offset + unit % group.size for group in groups]] = 1  # the last, for unit -1, stays
+        gone = renumberings(graph.selections, self._removed.astype(bool))
+        self._renumbering = {entry.parameter: entry for entry in gone}
 
     def marks(self, unit_of_atom: IntArray) -> IntArray:
         """Return 1 for every atom that is gone, else 0."""
@@ -62,7 +66,7 @@ class TrialCut:
         """Return what stands for a parameter or buffer, without the units that are gone."""
         whole, cuts = entry.tensor.detach(), self._cuts(entry.name)
         if not meta:
-            return follow(alike(entry.tensor, cut_tensor(whole, cuts)))
+            return follow(alike(entry.tensor, renumbered(cut_tensor(whole, cuts), self._renumbering.get(entry.name))))
         if not cuts:
             return follow(alike(entry.tensor, meta_like(whole)))
         return follow(alike(entry.tensor, whole.new_empty(_shape_after(whole, cuts), device="meta")))

@@ -72,6 +72,10 @@ class DimsByGroup:
         self._dims = dims
         self._ends = np.cumsum(sizes) if sizes is not None else np.zeros(0, dtype=np.int64)
 
+    def is_of(self, dims: Sequence[ParameterDim], sizes: UnitArray) -> bool:
+        """Whether it was made of these dimensions and groups of these sizes."""
+        return self._dims is dims and np.array_equal(self._ends, np.cumsum(sizes))
+
     def of(self, offset: int) -> Sequence[ParameterDim]:
         """Return those of the group that begins at unit ``offset``."""
         return self._by_offset.get(offset, ())

@@ -8,8 +8,12 @@ from torch import nn
 
 from secateur.errors import ModelError, UsageError
 from secateur.models.cifar_resnet import CifarResNet, digits_resnet
+from secateur.models.densenet import DenseNet
+from secateur.models.fcn import FCN32s
 from secateur.models.lenet import LeNet5, LeNet300
 from secateur.models.libraries import LIBRARIES, LIBRARY_CALLS, torchvision_has
+from secateur.models.mlp import slimming_mlp
+from secateur.models.preact_resnet import PreActivationResNet
 from secateur.models.resnet50 import ResNet50
 from secateur.models.vgg import gate_decorator_vgg16, imagenet_vgg16, l1_vgg16, slimming_vgg19
 from secateur.names import nearest_name, unknown_name
@@ -41,6 +45,7 @@ _IMAGENET = (3, 224, 224)
 NETWORKS: dict[str, Network] = {
     "lenet-300-100": Network(LeNet300, (1, 28, 28), "mnist", fixed_channels=True),
     "lenet5": Network(LeNet5, (1, 28, 28), "mnist", fixed_channels=True),
+    "mlp-500-300": Network(slimming_mlp, (1, 28, 28), "mnist", fixed_channels=True),
     "digits-resnet": Network(digits_resnet, (1, 8, 8), "digits"),
     "resnet20": Network(partial(CifarResNet, 20, shortcut="A"), _CIFAR, "cifar10"),
     "resnet32": Network(partial(CifarResNet, 32, shortcut="A"), _CIFAR, "cifar10"),
@@ -56,9 +61,12 @@ NETWORKS: dict[str, Network] = {
     "vgg16-l1": Network(partial(l1_vgg16, batch_norm=False), _CIFAR, "cifar10"),
     "vgg16-l1-bn": Network(partial(l1_vgg16, batch_norm=True), _CIFAR, "cifar10"),
     "vgg19-slimming": Network(slimming_vgg19, _CIFAR, "cifar10"),
+    "resnet164-preact": Network(partial(PreActivationResNet, 164), _CIFAR, "cifar10"),
+    "densenet40": Network(partial(DenseNet, 40), _CIFAR, "cifar10"),
     "vgg16-imagenet": Network(imagenet_vgg16, _IMAGENET, "imagenet"),
     "resnet50": Network(partial(ResNet50, stride_in_first=False), _IMAGENET, "imagenet"),
     "resnet50-caffe": Network(partial(ResNet50, stride_in_first=True), _IMAGENET, "imagenet"),
+    "fcn32s-vgg16": Network(FCN32s, (3, 224, 224), "imagenet"),
 }
 
 

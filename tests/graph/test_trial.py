@@ -380,6 +380,6 @@ class Scaled(Attention):
 
 def test_a_call_with_keywords_is_explained_by_what_lies_around_it() -> None:
     model = Called().eval()
-    graph, plan, small = assert_exact(model, images())
+    graph, _, small = assert_exact(model, images())
     assert graph.group("inner.qkv").size == 3
     assert small.inner.num_heads == 2  # type: ignore[union-attr]

@@ -6,6 +6,7 @@ import numpy as np
 
 from secateur.graph.labels import IntArray
 from secateur.graph.rules.gathering import indexed
+from secateur.models.selection import ChannelSelection
 
 if TYPE_CHECKING:
     from secateur.graph.flow import Flow
@@ -127,10 +128,18 @@ def unbind(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: 
 
 
 def index_select(flow: "Flow", args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
-    """Gather along a dimension that carries nothing; channels gathered by number cannot be cut."""
+    """Gather along a dimension that carries nothing; channels gathered by number cannot be cut, but by a selection."""
     del kwargs
     axis = args[1] % args[0].dim()
     dims = flow.dims(args[0])
+    chosen = flow.dims(args[2])[0] if args[2].dim() == 1 else None
+    if isinstance(flow.module, ChannelSelection) and axis == 1 and chosen is not None:
+        source = dims[1]
+        if source is None:
+            source = flow.locked(args[0].shape[1], "selected from a tensor that is not cut")
+        flow.books.selected(flow.module_path, source, chosen, args[2])
+        flow.give(result, (dims[0], chosen, *dims[2:]))
+        return
     flow.lock(dims[axis], "gathered at fixed channels")
     for index in flow.dims(args[2]):
         flow.lock(index, "used as an index")

@@ -8,6 +8,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from secateur.graph.labels import IntArray, Labels, attach, labels_of
 from secateur.graph.rules.convolution import NOT_A_CHANNEL
+from secateur.models.selection import ChannelSelection
 
 if TYPE_CHECKING:
     from secateur.graph.flow import Flow
@@ -23,9 +24,17 @@ def entered(flow: "Flow", module: nn.Module) -> None:
         _multi_head_attention(flow, module)
     elif isinstance(module, _SpectralNorm):
         _spectral(flow, [module._buffers.get("_u"), module._buffers.get("_v")])
+    elif isinstance(module, ChannelSelection):
+        module.copies_when_dense = True  # else its input would come out, under labels that others read
     for hook in module._forward_pre_hooks.values():
         if isinstance(hook, SpectralNorm):
             _spectral(flow, [module._buffers.get(f"{hook.name}_u"), module._buffers.get(f"{hook.name}_v")])
+
+
+def left(module: nn.Module) -> None:
+    """See a module whose forward has ended."""
+    if isinstance(module, ChannelSelection):
+        vars(module).pop("copies_when_dense", None)
 
 
 def _forget_kernel_positions(flow: "Flow", module: nn.modules.conv._ConvNd) -> None:
