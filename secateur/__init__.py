@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from secateur.cost import allocate as allocate
     from secateur.cost import profile as profile
     from secateur.criteria import CRITERIA as CRITERIA
+    from secateur.criteria import Accumulator as Accumulator
     from secateur.criteria import Criterion as Criterion
     from secateur.criteria import score as score
     from secateur.criteria import score_blocks as score_blocks
@@ -48,7 +49,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "secateur.cost": ("Budget", "MinimumWarning", "Profile", "allocate", "profile"),
-    "secateur.criteria": ("CRITERIA", "Criterion", "score", "score_blocks"),
+    "secateur.criteria": ("CRITERIA", "Accumulator", "Criterion", "score", "score_blocks"),
     "secateur.data": ("load_data",),
     "secateur.errors": ("SecateurError",),
     "secateur.export": ("export_onnx", "inspect", "load", "save"),

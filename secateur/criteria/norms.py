@@ -18,7 +18,7 @@ def l1_norm(slices: Tensor) -> Tensor:
     Raises:
         UsageError: ``slices`` is not two-dimensional.
     """
-    _check(slices)
+    check_rows(slices)
     norms: Tensor = torch.linalg.vector_norm(slices, ord=1, dim=1)  # without a temporary of absolute values
     return norms
 
@@ -35,11 +35,21 @@ def l2_norm(slices: Tensor) -> Tensor:
     Raises:
         UsageError: ``slices`` is not two-dimensional.
     """
-    _check(slices)
+    check_rows(slices)
     norms: Tensor = torch.linalg.vector_norm(slices, ord=2, dim=1)
     return norms
 
 
-def _check(slices: Tensor) -> None:
+def check_rows(slices: Tensor) -> None:
+    """Refuse what is not one row per channel.
+
+    Raises:
+        UsageError: ``slices`` is not two-dimensional.
+    """
     if slices.dim() != 2:
         raise UsageError(f"slices has shape {tuple(slices.shape)}; pass one row per channel, shape (n, elements)")
+
+
+def doubled(values: Tensor) -> Tensor:
+    """Return double precision, on the CPU where the device has none, as Apple's."""
+    return values.cpu().double() if values.device.type == "mps" else values.double()
