@@ -21,7 +21,7 @@ def evaluate(
         typer.Option(metavar="FILE.PY:FUNCTION", help="builds the network of a file whose model is your code"),
     ] = None,
 ) -> None:
-    """Measure the accuracy of a saved file; an ONNX file runs in ONNX Runtime.
+    """Measure the accuracy of a saved file, or its mean IoU on data with masks; an ONNX file runs in ONNX Runtime.
 
     Images are normalised as the file says; --normalize is for a file that does not say it.
 
@@ -40,10 +40,15 @@ def evaluate(
     if common.as_json:
         show.show_json({"file": str(file), "split": split, **vars(found)})
         return
+    shares = (
+        ("top-1", found.top1),
+        ("top-5", found.top5),
+        ("mean IoU", found.mean_iou),
+        ("pixel accuracy", found.pixel_accuracy),
+    )
     show.show(
         (
-            ("top-1", f"{100 * found.top1:.2f} %"),
-            ("top-5", f"{100 * found.top5:.2f} %"),
+            *((name, f"{100 * value:.2f} %") for name, value in shares if value is not None),
             ("loss", f"{found.loss:.6f}"),
             ("samples", f"{found.samples:,} ({split})"),
         )

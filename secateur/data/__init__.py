@@ -7,6 +7,7 @@ from secateur.data.augmentation_sets import augmentation_named as augmentation_n
 from secateur.data.calibration import CalibrationSubset as CalibrationSubset
 from secateur.data.calibration import calibration_subset as calibration_subset
 from secateur.data.fingerprint import data_fingerprint as data_fingerprint
+from secateur.data.framing import Framing as Framing
 from secateur.data.memory import LabelledImages as LabelledImages
 from secateur.data.memory import MemorySource as MemorySource
 from secateur.data.normalization import NORMALIZATIONS as NORMALIZATIONS
@@ -17,6 +18,7 @@ from secateur.data.registry import DATA_SETS as DATA_SETS
 from secateur.data.registry import PARQUET as PARQUET
 from secateur.data.registry import load_data as load_data
 from secateur.data.resizing import Resizing as Resizing
+from secateur.data.segmentation import SegmentationSource as SegmentationSource
 from secateur.data.source import SPLITS as SPLITS
 from secateur.data.source import DataSource as DataSource
 from secateur.data.source import Split as Split
@@ -34,10 +36,12 @@ __all__ = [
     "Augmentation",
     "CalibrationSubset",
     "DataSource",
+    "Framing",
     "LabelledImages",
     "MemorySource",
     "Normalization",
     "Resizing",
+    "SegmentationSource",
     "Split",
     "StreamingSource",
     "TrainShare",

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from secateur.data.augment import Augmentation
+from secateur.data.framing import Framing
 from secateur.data.memory import LabelledImages, MemorySource
 from secateur.data.options import LoadOptions
 from secateur.data.resizing import LARGEST, Resizing
@@ -33,16 +34,23 @@ RESIZING_AUGMENTATIONS: dict[str, Callable[[int], Resizing]] = {
 }
 """Sets that make all images squares; ``name:SIZE`` gives the side in pixels."""
 
+FRAMINGS: dict[str, Callable[[int], Framing]] = {
+    "segmentation": lambda size: Framing(size=size),
+    "segmentation-plain": lambda size: Framing(size=size, scales=(1.0, 1.0), flip=False),
+}
+"""Sets for images with masks; ``name:SIZE`` gives the side of the frame in pixels. The plain one only pads."""
+
 USUAL_SIZE = 224  # pixels
 SMALL_SIDE = 96  # pixels; images up to this are left at their size unless somebody asks
 
 
-def augmentation_named(text: str) -> Augmentation | Resizing:
+def augmentation_named(text: str) -> Augmentation | Resizing | Framing:
     """Return the set of augmentations that ``text`` names.
 
     Args:
-        text: a key of :data:`AUGMENTATIONS`, or one of :data:`RESIZING_AUGMENTATIONS`, which may be followed by the
-            side of the square in pixels: ``imagenet:160``. Without it the side is 224.
+        text: a key of :data:`AUGMENTATIONS`, or one of :data:`RESIZING_AUGMENTATIONS` or :data:`FRAMINGS`, which may be
+            followed by the side of the square in pixels: ``imagenet:160``. Without it the side is 224, and that of
+            frames 512.
 
     Raises:
         UsageError: the name is unknown (the nearest is suggested), or the size is not a number or out of range.
@@ -55,12 +63,14 @@ def augmentation_named(text: str) -> Augmentation | Resizing:
                 f"give {name!r}, or a set that resizes, such as 'imagenet:{size or USUAL_SIZE}'"
             )
         return AUGMENTATIONS[name]
-    if name not in RESIZING_AUGMENTATIONS:
-        raise UsageError(unknown_name("augmentation", name, [*AUGMENTATIONS, *RESIZING_AUGMENTATIONS]))
+    if name not in RESIZING_AUGMENTATIONS and name not in FRAMINGS:
+        raise UsageError(unknown_name("augmentation", name, [*AUGMENTATIONS, *RESIZING_AUGMENTATIONS, *FRAMINGS]))
     if colon and not (size.isascii() and size.isdigit()):
         raise UsageError(f"augmentation {text!r}: {size!r} is not a number of pixels; give a size such as {name}:160")
     if len(size) > len(str(LARGEST)):
         raise UsageError(f"augmentation {text!r} asks for {size} pixels; give a size from 1 to {LARGEST}")
+    if name in FRAMINGS:
+        return FRAMINGS[name](int(size) if colon else Framing().size)
     return RESIZING_AUGMENTATIONS[name](int(size) if colon else USUAL_SIZE)
 
 

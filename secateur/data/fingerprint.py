@@ -10,8 +10,11 @@ from secateur.data.cub200 import LISTS, cub200_folder
 from secateur.data.folders import VALIDATION_NAMES, imagenet_folder
 from secateur.data.image_tree import image_entries
 from secateur.data.parquet import parquet_files
-from secateur.data.registry import CUB200, FOLDER, PARQUET
+from secateur.data.registry import CUB200, FOLDER, PARQUET, VOC
 from secateur.data.vision import PUBLISHED, read_files
+from secateur.data.voc import FOLDERS as VOC_FOLDERS
+from secateur.data.voc import LISTS as VOC_LISTS
+from secateur.data.voc import VOC_DATA_SETS, voc_tree
 from secateur.errors import DataError
 
 WHOLE_BYTES = 100 * 10**6
@@ -22,8 +25,8 @@ def data_fingerprint(spec: str, root: Path | str = "data") -> str | None:
     """Return a hash of the files that ``spec`` is read from.
 
     * parquet files and those of MNIST, CIFAR and the like: names, sizes and content;
-    * trees of images: name and size of each image, and for CUB-200 the content of its lists as well. The images
-      themselves are not read, as that would take as long as an epoch.
+    * trees of images: name and size of each image, and for CUB-200 and PASCAL VOC the content of their lists as well.
+      The images themselves are not read, as that would take as long as an epoch.
 
     Args:
         spec: as for :func:`load_data`.
@@ -61,6 +64,9 @@ def _fingerprint(spec: str, root: Path) -> str | None:
     if spec == "cub200" or spec.startswith(CUB200):
         folder = cub200_folder(root if spec == "cub200" else Path(spec.removeprefix(CUB200)).expanduser())
         return _of_tree(folder / "images", [folder / name for name in LISTS])
+    if spec in VOC_DATA_SETS or spec.startswith(VOC):
+        folder = voc_tree(spec, root, VOC)
+        return _of_tree(folder, sorted((folder / VOC_LISTS).glob("*.txt")), inner=VOC_FOLDERS[:2])
     return None
 
 

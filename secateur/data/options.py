@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from secateur.data.augment import Augmentation
+from secateur.data.framing import Framing
 from secateur.data.normalization import Normalization
 from secateur.data.resizing import Resizing
 
@@ -19,6 +20,7 @@ class LoadOptions:
     split_seed: int = 0
     normalization: Normalization | None = None  # None: what suits the data set
     augmentation: Augmentation | Resizing | None = None  # None: what suits the data set
+    framing: Framing | None = None  # of images with their masks; None: what suits the data set
     download: bool = False
     allow_code: bool = True
     workers: int = 2  # reading processes of data that streams

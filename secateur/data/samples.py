@@ -62,9 +62,9 @@ class SampleReader(Dataset[Sample | UnreadableSample]):
 
     def __getitem__(self, row: int) -> Sample | UnreadableSample:
         try:
-            with _seeded(derive_seed("stored" if self._seed is None else self._seed, "sample", row)):
+            with seeded(derive_seed("stored" if self._seed is None else self._seed, "sample", row)):
                 image, label = self._dataset[row]
-            pixels = _as_pixels(image)
+            pixels = as_pixels(image)
             if self._view is not None:
                 pixels = self._view(pixels, row)
             sample = Sample(pixels, operator.index(label))
@@ -83,7 +83,7 @@ class SampleReader(Dataset[Sample | UnreadableSample]):
         return sample
 
 
-def _as_pixels(image: object) -> Tensor:
+def as_pixels(image: object) -> Tensor:
     """Turn a tensor (channels first), or an array or PIL image (channels last), into a tensor (C, H, W)."""
     if isinstance(image, Tensor):
         pixels = image
@@ -98,7 +98,7 @@ def _as_pixels(image: object) -> Tensor:
 
 
 @contextlib.contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the generators that data sets commonly draw from, and put them back as they were."""
     torch_state, python_state, numpy_state = torch.get_rng_state(), random.getstate(), np.random.get_state()
     torch.default_generator.manual_seed(seed)  # torch.manual_seed would reseed the accelerators as well

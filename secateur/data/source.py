@@ -18,9 +18,12 @@ SPLITS: tuple[Split, ...] = get_args(Split)
 class DataSource(Protocol):
     """A labelled image data set with train, validation and test kept apart.
 
+    Labels are one class per image, or one per pixel; a source of the second kind says so by an attribute ``task =
+    "segmentation"``, which the protocol does not ask for.
+
     Attributes:
         name: how the user named it, such as ``"cifar10"``.
-        num_classes: labels are 0 … num_classes − 1.
+        num_classes: labels are 0 … num_classes − 1, and 255 for pixels that count nowhere.
         class_names: one per class.
         sample_shape: (channels, height, width) of one image.
         normalization: what was applied to the images, one value per channel.
@@ -50,7 +53,7 @@ class DataSource(Protocol):
         rank: int = 0,
         world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield (images, labels) on ``device``: float32 (N, C, H, W) normalised, contiguous; int64 (N,).
+        """Yield (images, labels) on ``device``: float32 (N, C, H, W) normalised, contiguous; int64 (N,) or (N, H, W).
 
         The same arguments give the same batches. Batch k does not depend on the batches before it, so
         ``start=k`` continues exactly as an unbroken pass would have.

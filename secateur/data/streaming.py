@@ -72,7 +72,7 @@ class StreamingSource:
         if validation is not None:
             self._stored["validation"] = validation
         for split, dataset in self._stored.items():
-            _require_map_style(dataset, split, name)
+            require_map_style(dataset, split, name)
         view = View(augmentation, seed=None) if isinstance(augmentation, Resizing) else None
         first = SampleReader(train, f"{name} (train)", seed=None, view=view)[0]
         if isinstance(first, UnreadableSample):
@@ -89,7 +89,7 @@ class StreamingSource:
         self._kind = first.pixels.dtype
         self._labels = labels
         self._parts = partition(labels, validation_share, split_seed)
-        self._workers = min(workers, _usable_cpus())
+        self._workers = min(workers, usable_cpus())
 
     def size(self, split: Split) -> int:
         """Return how many samples ``split`` has."""
@@ -191,7 +191,12 @@ def _collate(samples: list[Sample | UnreadableSample]) -> Tensor | UnreadableSam
     return stacked([sample.pixels for sample in samples if isinstance(sample, Sample)])
 
 
-def _require_map_style(dataset: Dataset[Any], split: Split, name: str) -> None:
+def require_map_style(dataset: Dataset[Any], split: Split, name: str) -> None:
+    """Refuse a data set without length and index, and an empty one.
+
+    Raises:
+        DataError: it is one.
+    """
     if isinstance(dataset, IterableDataset) or not isinstance(dataset, Sized) or not hasattr(dataset, "__getitem__"):
         raise DataError(
             f"the {split} data of {name} is a {type(dataset).__name__} without length and index; "
@@ -223,7 +228,8 @@ def _label(sample: Sample | UnreadableSample) -> int:
     return sample.label
 
 
-def _usable_cpus() -> int:
+def usable_cpus() -> int:
+    """Return how many CPUs this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

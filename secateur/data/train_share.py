@@ -32,7 +32,10 @@ class TrainShare:
         self.class_names = source.class_names
         self.sample_shape = source.sample_shape
         self.normalization = source.normalization
-        self.augmentation = getattr(source, "augmentation", None)  # what some sources say beyond the protocol
+        # What some sources say beyond the protocol.
+        self.augmentation = getattr(source, "augmentation", None)
+        self.task = getattr(source, "task", "classification")
+        self.peak = getattr(source, "peak", 255.0)
 
     def size(self, split: Split) -> int:
         """Return how many samples ``split`` has."""

@@ -9,6 +9,7 @@ from torch.utils.data import TensorDataset
 
 from secateur.data.augment import Augmentation
 from secateur.data.augmentation_sets import augmentation_named, tensor_source
+from secateur.data.framing import Framing
 from secateur.data.memory import LabelledImages
 from secateur.data.normalization import Normalization, normalization_named
 from secateur.data.options import LoadOptions
@@ -30,7 +31,8 @@ def user_source(spec: str, options: LoadOptions) -> DataSource:
     map-style torch data set. It may also have ``class_names``, ``normalization`` (a :class:`Normalization` or
     its name) and ``augmentation`` (an :class:`Augmentation`, a :class:`Resizing` or a name such as ``"cifar"``);
     without them images are neither normalised nor augmented. Pairs are held in memory; data sets stream through
-    workers, so that their own random transforms stay random. A :class:`Resizing` takes images of any size.
+    workers, so that their own random transforms stay random. A :class:`Resizing` takes images of any size. For images
+    with a class per pixel the function returns a :class:`~secateur.data.SegmentationSource`.
 
     Raises:
         DataError: the function failed (its file and line are named), or what it returned cannot be used.
@@ -40,9 +42,14 @@ def user_source(spec: str, options: LoadOptions) -> DataSource:
     if isinstance(made, DataSource):
         if options.normalization is not None:
             raise UsageError(f"{spec} returns a DataSource, which normalises by itself; leave the normalisation out")
-        if options.augmentation is not None:
+        if options.augmentation is not None or options.framing is not None:
             raise UsageError(f"{spec} returns a DataSource, which augments by itself; leave the augmentation out")
         return made
+    if options.framing is not None:
+        raise UsageError(
+            f"{spec} returns images with one class each, and the augmentation moves images together with their masks; "
+            "choose another augmentation, or return a SegmentationSource"
+        )
     if not isinstance(made, Mapping):
         raise DataError(
             f"{spec} returned {type(made).__name__}; return a DataSource, or a dict with 'train' and 'test'"
@@ -119,7 +126,9 @@ def _augmentation(value: object, spec: str) -> Augmentation | Resizing:
     if isinstance(value, (Augmentation, Resizing)):
         return value
     if isinstance(value, str):
-        return augmentation_named(value)
+        named = augmentation_named(value)
+        if not isinstance(named, Framing):
+            return named
     raise DataError(
         f"{spec} returned {value!r} as augmentation; return Augmentation(padding=…, flip=…), Resizing(size=…) or a "
         "name such as 'cifar'"

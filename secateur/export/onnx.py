@@ -7,6 +7,7 @@ import site
 import sysconfig
 import traceback
 import warnings
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from inspect import signature
@@ -154,7 +155,13 @@ def _exported(model: nn.Module, call: Any, free_batch: int | None) -> torch.expo
 def _translated(model: nn.Module, exported: torch.export.ExportedProgram, opset: int) -> Any:
     try:
         program: Any = torch.onnx.export(
-            exported, dynamo=True, opset_version=opset, external_data=False, verbose=False, optimize=True
+            exported,
+            dynamo=True,
+            opset_version=opset,
+            output_names=_output_names(exported),
+            external_data=False,
+            verbose=False,
+            optimize=True,
         )
     except Exception as error:
         causes = "; ".join(str(cause) for cause in _chain(error))
@@ -171,6 +178,18 @@ def _translated(model: nn.Module, exported: torch.export.ExportedProgram, opset:
             f"ask for opset={found}"
         )
     return program
+
+
+def _output_names(exported: torch.export.ExportedProgram) -> list[str] | None:
+    """Return the keys of a model that returns a dict of tensors, such as ``out`` and ``aux``; otherwise None."""
+    spec = exported.call_spec.out_spec
+    if spec is None or spec.type not in (dict, OrderedDict):
+        return None
+    keys, sides = list(spec.context), exported.graph_signature
+    if len(sides.user_outputs) != len(keys) or not all(isinstance(name, str) for name in sides.user_outputs):
+        return None  # something nested, or no tensor
+    free = all(isinstance(key, str) and key.isidentifier() and key not in sides.user_inputs for key in keys)
+    return keys if free else None
 
 
 def _clean(ir_model: Any, preprocessing: Preprocessing | None) -> None:

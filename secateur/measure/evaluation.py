@@ -4,6 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,19 +16,21 @@ from secateur.errors import DataError
 from secateur.export import OnnxModel, Preprocessing, inspect, load, load_built
 from secateur.measure.threads import torch_threads
 from secateur.record import Evaluation
-from secateur.training import eval_mode, evaluate
+from secateur.training import IGNORED, eval_mode, evaluate, evaluate_segmentation, task_of
+from secateur.training.segmentation import evaluated_batch_size, main_logits, pixel_cross_entropy
 
-Classifier = Callable[[Tensor], Tensor]
-"""Maps inputs (N, C, H, W) to logits (N, classes): a torch module in eval mode, or an :class:`OnnxModel`."""
+Classifier = Callable[[Tensor], Any]
+"""Maps inputs (N, C, H, W) to logits (N, classes), or (N, classes, H, W) of segmentation, perhaps in a dict under
+``out``: a torch module in eval mode, or an :class:`OnnxModel`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """How far two classifiers agree on the same samples.
+    """How far two classifiers agree on the same samples, or two segmentation networks on the same labelled pixels.
 
     Attributes:
-        samples: compared.
-        equal: samples for which the most likely class is the same.
+        samples: compared: images, or labelled pixels.
+        equal: of these, how many have the same most likely class.
         max_difference: largest difference of two logits, in the logits' own unit.
         scale: largest absolute logit of the first.
     """
@@ -39,7 +42,7 @@ class Agreement:
 
     @property
     def share(self) -> float:
-        """Share of samples for which the most likely class is the same, in [0, 1]."""
+        """Share of samples or pixels for which the most likely class is the same, in [0, 1]."""
         return self.equal / self.samples
 
 
@@ -62,7 +65,8 @@ def evaluate_artifact(
         path: the file. An ``.onnx`` file runs in ONNX Runtime on the CPU, whatever ``device`` is.
         data: where samples come from.
         split: which samples, in stored order.
-        batch_size: samples per batch; the result does not depend on it beyond rounding.
+        batch_size: samples per batch, at most; of segmentation fewer where their logits would take much room. The
+            result does not depend on it beyond rounding.
         device: for a ``.safetensors`` file.
         model: the freshly built dense model of a ``.safetensors`` file, where its builder is not to be used.
         code: ``file.py:function`` that builds it, for a file that was built by such a function.
@@ -78,8 +82,13 @@ def evaluate_artifact(
         if isinstance(classifier, OnnxModel):
             check_input_shape(data, classifier)
             device = "cpu"
+        batch_size = _batch_size(data, batch_size)
         batches = data.batches(split, batch_size=batch_size, seed=None, device=device)
         with _failures_named(str(path), data):
+            if task_of(data) == "segmentation":
+                return evaluate_segmentation(
+                    _outputs_of(classifier), batches, loss=_pixel_loss64, classes=data.num_classes
+                )
             return evaluate(classifier, batches, loss=_loss64, classes=data.num_classes)
 
 
@@ -113,7 +122,7 @@ def compare_predictions(
     batch_size: int = 256,
     device: torch.device | str = "cpu",
 ) -> Agreement:
-    """Compare the logits of two classifiers on every sample of a split.
+    """Compare the logits of two classifiers on every sample of a split, or of segmentation on every labelled pixel.
 
     Args:
         first: a module (run in eval mode, on ``device``) or an :class:`OnnxModel`.
@@ -128,8 +137,15 @@ def compare_predictions(
     """
     samples = equal = 0
     difference = scale = 0.0
-    for images, _ in data.batches(split, batch_size=batch_size, seed=None, device=device):
-        one, other = (_logits(classifier, images).double().cpu() for classifier in (first, second))
+    segments = task_of(data) == "segmentation"
+    if segments:
+        first, second = _outputs_of(first), _outputs_of(second)
+    batches = data.batches(split, batch_size=_batch_size(data, batch_size), seed=None, device=device)
+    for images, labels in batches:
+        one, other = (_logits(classifier, images) for classifier in (first, second))
+        if segments:
+            one, other = (_of_labelled(logits, labels, data.num_classes) for logits in (one, other))
+        one, other = one.double().cpu(), other.double().cpu()
         if one.shape != other.shape or one.dim() != 2:
             raise DataError(
                 f"the two models return logits of shape {tuple(one.shape)} and {tuple(other.shape)}; "
@@ -137,11 +153,14 @@ def compare_predictions(
             )
         samples += len(one)
         equal += int((one.argmax(1) == other.argmax(1)).sum())
+        if len(one) == 0:
+            continue  # no pixel of these images has a label
         # NaN must show, and max() would drop it.
         difference = float(torch.maximum((one - other).abs().max(), torch.tensor(difference, dtype=torch.float64)))
         scale = float(torch.maximum(one.abs().max(), torch.tensor(scale, dtype=torch.float64)))
     if samples == 0:
-        raise DataError(f"the {split} split of {data.name} is empty; choose another")
+        what = "has no labelled pixel" if segments else "is empty"
+        raise DataError(f"the {split} split of {data.name} {what}; choose another")
     return Agreement(samples=samples, equal=equal, max_difference=difference, scale=scale)
 
 
@@ -184,12 +203,34 @@ def check_input_shape(data: DataSource, runnable: OnnxModel) -> None:
         )
 
 
-def _logits(classifier: Classifier, images: Tensor) -> Tensor:
+def _outputs_of(classifier: Classifier) -> Classifier:
+    """Return what gives all outputs of an ONNX file by their names, where it has several; anything else as it is."""
+    if not isinstance(classifier, OnnxModel) or len(classifier.output_names) == 1:
+        return classifier
+    names, run = classifier.output_names, classifier.run
+    return lambda images: dict(zip(names, run(images), strict=True))
+
+
+def _logits(classifier: Classifier, images: Tensor) -> Any:
     if not isinstance(classifier, nn.Module):
         return classifier(images)
     with eval_mode(classifier), torch.no_grad():
-        logits: Tensor = classifier(images)
-        return logits
+        return classifier(images)
+
+
+def _of_labelled(outputs: Any, masks: Tensor, classes: int) -> Tensor:
+    """Return the logits of the labelled pixels, (pixels, classes)."""
+    logits = main_logits(outputs, masks, classes)
+    return logits.movedim(1, -1)[masks.to(logits.device) != IGNORED]
+
+
+def _batch_size(data: DataSource, asked: int) -> int:
+    return evaluated_batch_size(asked, data.sample_shape) if task_of(data) == "segmentation" else asked
+
+
+def _pixel_loss64(logits: Tensor, masks: Tensor) -> Tensor:
+    """Return the mean cross entropy over labelled pixels in float64; see :func:`_loss64`."""
+    return pixel_cross_entropy(logits.double() if logits.device.type != "mps" else logits, masks)
 
 
 def _loss64(logits: Tensor, labels: Tensor) -> Tensor:

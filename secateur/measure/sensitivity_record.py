@@ -14,7 +14,7 @@ from secateur.record.strict_json import read_json, write_json
 
 FORMAT = 1  # of sensitivity.json; another number is refused
 FLAT = 0.01
-"""Loss of top-1, as a share of the samples, up to which a curve counts as flat: one point."""
+"""Loss of score (top-1 or mean IoU, in [0, 1]) up to which a curve counts as flat: one point."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +125,9 @@ class RankedGroup:
 
     Attributes:
         group: its curve.
-        drop: top-1 lost at the share asked for, as a share of the samples; negative where the cut gains.
-        mean_drop: mean of the top-1 lost over all shares measured: 0 for a flat curve.
-        flat_until: largest share up to which top-1 never loses more than the tolerance; 0 if it already does at the
+        drop: score lost at the share asked for, in [0, 1]; negative where the cut gains.
+        mean_drop: mean of the score lost over all shares measured: 0 for a flat curve.
+        flat_until: largest share up to which the score never loses more than the tolerance; 0 if it already does at the
             smallest share.
     """
 
@@ -140,27 +140,27 @@ class RankedGroup:
 def sensitive_groups(
     sensitivity: Sensitivity, *, share: float = 0.5, drop: float | None = None, tolerance: float = FLAT
 ) -> tuple[RankedGroup, ...]:
-    """Rank groups by the top-1 that they lose, most sensitive first; equal losses by their loss function.
+    """Rank groups by the score (top-1 or mIoU) that they lose, most sensitive first; equal ones by their loss function.
 
     Args:
         sensitivity: a scan.
         share: at which to compare; one of those measured.
-        drop: only groups that lose at least so much top-1, as a share of the samples; None for all groups.
-        tolerance: loss of top-1 up to which a curve counts as flat.
+        drop: only groups that lose at least so much of it, in [0, 1]; None for all groups.
+        tolerance: loss of score up to which a curve counts as flat.
 
     Raises:
         UsageError: the share was not measured.
     """
-    dense = sensitivity.dense.top1
+    dense = sensitivity.dense.score
     ranked = []
     for group in sensitivity.groups:
-        drops = [dense - point.evaluation.top1 for point in group.points]
+        drops = [dense - point.evaluation.score for point in group.points]
         flat = [number for number, lost in enumerate(drops) if lost > tolerance]
         first_fall = flat[0] if flat else len(drops)
         ranked.append(
             RankedGroup(
                 group=group,
-                drop=dense - group.at(share).evaluation.top1,
+                drop=dense - group.at(share).evaluation.score,
                 mean_drop=sum(drops) / len(drops),
                 flat_until=group.points[first_fall - 1].share if first_fall else 0.0,
             )

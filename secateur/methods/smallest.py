@@ -40,7 +40,7 @@ def smallest_within(
     store: Store,
     progress: Progress | None = None,
 ) -> Search:
-    """Find the smallest budget whose cut model stays within ``max_drop_points`` of the dense one's validation top-1.
+    """Find the smallest budget whose cut model stays within ``max_drop_points`` of the dense one's validation score.
 
     Bisection over shares of the original's ``amount``, on a grid of steps of at most ``tolerance``. Every candidate is
     cut from the dense model by ``method``, trained for ``recovery_epochs`` and measured on the validation split; the
@@ -56,7 +56,7 @@ def smallest_within(
             ``layer_epochs`` or ``step_epochs``, which are 0.
         model: the trained dense model; stays as it was.
         task: trains and evaluates.
-        max_drop_points: percentage points of validation top-1 that may be lost, in [0, 100].
+        max_drop_points: percentage points of validation top-1 (or mean IoU) that may be lost, in [0, 100].
         amount: the quantity to make small, a name of Budget's.
         recovery_epochs: passes over the training data that each candidate gets after its cut.
         tolerance: distance of neighbouring shares at most: so near below the answer a share fell short.
@@ -71,6 +71,7 @@ def smallest_within(
         UsageError: a setting is out of range.
         TrainingError: a loss is not finite, or the store belongs to another search.
     """
+    refuse_search_around(method)
     check_search(
         max_drop_points=max_drop_points,
         amount=amount,
@@ -95,7 +96,7 @@ def smallest_within(
     dense = trials.dense()
     tell(
         f"searching the smallest share of {amount} within {max_drop_points:g} points of the dense model's "
-        f"{100 * dense.top1:.2f} %: at most {len(ends).bit_length()} candidates, {recovery_epochs} epoch(s) each"
+        f"{100 * dense.score:.2f} %: at most {len(ends).bit_length()} candidates, {recovery_epochs} epoch(s) each"
     )
     curve = _bisected(trials, dense, ends, _steps(tolerance), max_drop_points)
     chosen = next((candidate for candidate in curve if candidate.within), None)
@@ -150,6 +151,19 @@ def easiest_budget(
     return budget_of(amount, share, also)
 
 
+def refuse_search_around(method: Method) -> None:
+    """Refuse a method that trains before it decides what goes, which every candidate would do again.
+
+    Raises:
+        UsageError: it is one.
+    """
+    if getattr(method, "trains_to_decide", False):
+        raise UsageError(
+            f"the method {method.name} trains before it decides, and a search would do so for every budget that it "
+            "tries; give a budget, or search with magnitude, l1 or global"
+        )
+
+
 def check_search(
     *, max_drop_points: float, amount: str, recovery_epochs: int, tolerance: float, least: float | None
 ) -> None:
@@ -163,7 +177,7 @@ def check_search(
         raise UsageError(unknown_name("amount", amount, amounts))
     if not 0 <= max_drop_points <= 100:
         raise UsageError(
-            f"max_drop is {max_drop_points}, but must be in [0, 100], in percentage points of validation top-1"
+            f"max_drop is {max_drop_points}, but must be in [0, 100], in percentage points of validation accuracy"
         )
     if isinstance(recovery_epochs, bool) or not isinstance(recovery_epochs, int) or recovery_epochs < 0:
         raise UsageError(f"recovery_epochs is {recovery_epochs}, but must be a whole number of at least 0")
@@ -234,7 +248,7 @@ def _judged(candidate: Candidate, dense: Evaluation, max_drop_points: float) -> 
     if candidate.validation is None:
         return candidate
     # Rounded, because 0.95 − 0.945 in float64 is a little more than half a point.
-    lost = round(100 * (dense.top1 - candidate.validation.top1), 9)
+    lost = round(100 * (dense.score - candidate.validation.score), 9)
     return replace(candidate, drop_points=lost, within=lost <= max_drop_points)
 
 
@@ -242,11 +256,11 @@ def _told(candidate: Candidate) -> str:
     if candidate.validation is None or candidate.drop_points is None:
         return f"cannot be cut: {candidate.reason}"
     side = "below" if candidate.drop_points >= 0 else "above"
-    before = "" if candidate.after_cut is None else f" ({100 * candidate.after_cut.top1:.2f} % right after the cut)"
-    verdict = "near enough" if candidate.within else "too far"
+    before = "" if candidate.after_cut is None else f" ({100 * candidate.after_cut.score:.2f} % right after the cut)"
+    found = candidate.validation
     return (
-        f"top-1 {100 * candidate.validation.top1:.2f} %{before}, {abs(candidate.drop_points):.2f} points {side} the "
-        f"dense model: {verdict}"
+        f"{found.score_name} {100 * found.score:.2f} %{before}, {abs(candidate.drop_points):.2f} points {side} the "
+        f"dense model: {'near enough' if candidate.within else 'too far'}"
     )
 
 
@@ -257,16 +271,19 @@ def _nothing_found(curve: Sequence[Candidate], amount: str, dense: Evaluation, a
     best = min(measured, key=lambda candidate: candidate.drop_points or 0.0)
     return (
         f"no cut stays within {asked}: the best, at {best.share:g} of {amount}, is {best.drop_points:.2f} points below "
-        f"the dense model's validation top-1 of {100 * dense.top1:.2f} %; allow more (--max-drop), or let "
-        "candidates recover longer (--recovery-epochs)"
+        f"the dense model's validation {dense.score_name} of {100 * dense.score:.2f} %; allow more (--max-drop), or "
+        "let candidates recover longer (--recovery-epochs)"
     )
 
 
 def _standard_error_points(dense: Evaluation) -> float:
     """Return the binomial standard error of the top-1 in points, by the rule of succession.
 
-    Counting one more right and one more wrong sample keeps a perfect score from looking certain.
+    Counting one more right and one more wrong sample keeps a perfect score from looking certain. 0 for a mean IoU,
+    whose error is not known: it is no share of independent samples.
     """
+    if dense.top1 is None:
+        return 0.0
     share = (dense.top1 * dense.samples + 1) / (dense.samples + 2)
     return 100 * math.sqrt(share * (1 - share) / dense.samples)
 
@@ -282,14 +299,14 @@ def _noise_notes(dense: Evaluation, max_drop_points: float, error_points: float)
 
 
 def _curve_notes(curve: Sequence[Candidate]) -> list[str]:
-    measured = [(one.share, one.validation.top1) for one in curve if one.validation is not None]
-    falls = [(below, above) for below, above in pairwise(measured) if above[1] < below[1]]
+    measured = [(one.share, one.validation) for one in curve if one.validation is not None]
+    falls = [(below, above) for below, above in pairwise(measured) if above[1].score < below[1].score]
     notes = []
     if falls:
-        (small, small_top1), (large, large_top1) = max(falls, key=lambda pair: pair[0][1] - pair[1][1])
+        (small, low), (large, high) = max(falls, key=lambda pair: pair[0][1].score - pair[1][1].score)
         notes.append(
-            "accuracy does not rise evenly with the budget, though bisection takes it to: top-1 is "
-            f"{100 * small_top1:.2f} % at {small:g} but {100 * large_top1:.2f} % at {large:g}; a share below the "
+            f"accuracy does not rise evenly with the budget, though bisection takes it to: {low.score_name} is "
+            f"{100 * low.score:.2f} % at {small:g} but {100 * high.score:.2f} % at {large:g}; a share below the "
             "chosen one may be near enough too"
         )
     if not all(one.bit_for_bit for one in curve):

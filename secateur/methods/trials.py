@@ -41,7 +41,7 @@ class Candidate:
     params: int | None = None
     after_cut: Evaluation | None = None  # on the validation split, before any recovery
     validation: Evaluation | None = None  # on the validation split, after the recovery
-    drop_points: float | None = None  # percentage points of top-1 below the dense model, after the recovery
+    drop_points: float | None = None  # percentage points of score below the dense model, after the recovery
     within: bool = False  # whether that is near enough
     reason: str | None = None  # why the budget cannot be met
     bit_for_bit: bool = True  # the numbers are guaranteed to equal those of an unbroken search
@@ -54,12 +54,12 @@ class Search:
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
     amount: str  # the quantity that was made small, a name of Budget's
-    max_drop_points: float  # percentage points of validation top-1
+    max_drop_points: float  # percentage points of the validation score
     recovery_epochs: int  # that every candidate got
     budget: Budget | None = None  # the smallest within the drop, with the other limits; None where none is
     share: float | None = None  # of the original's amount, in that budget
     dense: Evaluation  # on the validation split
-    standard_error_points: float  # of the dense model's top-1, in percentage points
+    standard_error_points: float  # of the dense model's top-1, in percentage points; 0 for a mean IoU
     curve: tuple[Candidate, ...]  # by share, smallest first
     notes: tuple[str, ...] = ()
     format: int = FORMAT

@@ -3,6 +3,7 @@
 All of them are frozen dataclasses that pydantic reads from JSON; a key that a type does not have is refused.
 """
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -11,17 +12,42 @@ from pydantic import ConfigDict, JsonValue
 # A network that was cut too deep has an infinite loss, and JSON has no infinity: it is written as a string.
 STRICT = ConfigDict(extra="forbid", ser_json_inf_nan="strings")
 
+TOP1, MEAN_IOU = "top-1", "mIoU"
+"""What the scores of images with one class, and of images with a class per pixel, are called."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Averages per sample over one split; every sample counts once, whatever its batch."""
+    """How well a model does on one split, whatever the batches.
+
+    Of images with one class each, the averages per sample: ``top1`` and ``top5``. Of images with a class per pixel,
+    ``mean_iou`` and ``pixel_accuracy`` over all labelled pixels of the split; those marked as ignored count nowhere.
+    """
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    loss: float  # mean cross entropy per sample, in nats
-    top1: float  # share of samples whose most likely class is right, in [0, 1]
-    top5: float  # share of samples whose class is among the five most likely, in [0, 1]
-    samples: int
+    loss: float  # mean cross entropy in nats, per sample or per labelled pixel
+    samples: int  # images
+    top1: float | None = None  # share of samples whose most likely class is right, in [0, 1]
+    top5: float | None = None  # share of samples whose class is among the five most likely, in [0, 1]
+    mean_iou: float | None = None  # mean over classes of intersection / union, in [0, 1]
+    pixel_accuracy: float | None = None  # share of labelled pixels whose most likely class is right, in [0, 1]
+
+    @property
+    def score(self) -> float:
+        """What models are compared by, in [0, 1]: the mean IoU where there is one, otherwise the top-1."""
+        found = self.top1 if self.mean_iou is None else self.mean_iou
+        return math.nan if found is None else found
+
+    @property
+    def score_name(self) -> str:
+        """What :attr:`score` is called."""
+        return TOP1 if self.mean_iou is None else MEAN_IOU
+
+    def in_words(self) -> str:
+        """Return score and loss, such as ``top-1 93.40 %, loss 0.2345``."""
+        accuracy = "" if self.pixel_accuracy is None else f", pixel accuracy {100 * self.pixel_accuracy:.2f} %"
+        return f"{self.score_name} {100 * self.score:.2f} %{accuracy}, loss {self.loss:.4f}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +133,7 @@ class Agreement:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
-    samples: int
-    equal: int  # samples for which the most likely class is the same
+    samples: int  # images, or labelled pixels where each pixel has a class
+    equal: int  # of these, how many have the same most likely class
     max_difference: float  # of two logits
     scale: float  # largest absolute logit

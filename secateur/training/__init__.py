@@ -14,6 +14,8 @@ from secateur.training.interrupts import Interrupted as Interrupted
 from secateur.training.progress import Progress as Progress
 from secateur.training.progress import Quiet as Quiet
 from secateur.training.progress import progress_for as progress_for
+from secateur.training.segmentation import IGNORED as IGNORED
+from secateur.training.segmentation import evaluate_segmentation as evaluate_segmentation
 from secateur.training.settings import Distillation as Distillation
 from secateur.training.settings import TrainSettings as TrainSettings
 from secateur.training.store import Phase as Phase
@@ -27,8 +29,11 @@ from secateur.training.task import Split as Split
 from secateur.training.task import Step as Step
 from secateur.training.task import Subset as Subset
 from secateur.training.task import Task as Task
+from secateur.training.task import TaskName as TaskName
+from secateur.training.task import task_of as task_of
 
 __all__ = [
+    "IGNORED",
     "Batch",
     "DataSource",
     "Distillation",
@@ -46,14 +51,17 @@ __all__ = [
     "Subset",
     "SupervisedTask",
     "Task",
+    "TaskName",
     "TrainSettings",
     "choose_device",
     "distillation_loss",
     "eval_mode",
     "evaluate",
+    "evaluate_segmentation",
     "join_processes",
     "progress_for",
     "set_threads",
     "sum_over_processes",
+    "task_of",
     "weights_digest",
 ]

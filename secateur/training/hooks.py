@@ -66,7 +66,13 @@ def give_back_accumulated(
 ) -> None:
     """Give hooks and a replaced step what :func:`accumulated_by` returned, on ``device``."""
     for name, item in _stateful(hooks, step).items():
-        item.load_state_dict({key: value.to(device) for key, value in accumulated.get(name, {}).items()})
+        own = accumulated.get(name, {})
+        item.load_state_dict({key: value if _stays(value, device) else value.to(device) for key, value in own.items()})
+
+
+def _stays(value: Tensor, device: torch.device) -> bool:
+    """Whether a device cannot hold what was accumulated: Metal has no float64."""
+    return device.type == "mps" and value.dtype == torch.float64
 
 
 def _stateful(hooks: Sequence[object], step: object) -> dict[str, Stateful]:

@@ -141,5 +141,6 @@ def describe(measurement: EpochMeasurement) -> str:
     speed = f"{measurement.images_per_s:,.0f} images/s"
     text = f"loss {measurement.train_loss:.4f}  lr {measurement.learning_rate:.4g}  {speed}"
     if measurement.validation:
-        text += f"  validation top-1 {100 * measurement.validation.top1:.2f} % loss {measurement.validation.loss:.4f}"
+        found = measurement.validation
+        text += f"  validation {found.score_name} {100 * found.score:.2f} % loss {found.loss:.4f}"
     return text

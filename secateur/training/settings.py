@@ -50,6 +50,7 @@ class TrainSettings:
     warmup_epochs: float = 0.0  # linear from 0 before the schedule begins
     label_smoothing: float = 0.0
     auxiliary_weight: float = 0.3  # of the extra outputs that some models have in training (arXiv:1409.4842)
+    pixel_auxiliary_weight: float = 0.5  # the same where each pixel has a class (torchvision's reference training)
     distillation: Distillation | None = None
     precision: PrecisionName = "auto"  # auto: bf16 or fp16 on CUDA, otherwise fp32
     gradient_clip: float | None = None  # highest norm of all gradients together
@@ -86,6 +87,8 @@ class TrainSettings:
         _require("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
         _require("label_smoothing", self.label_smoothing, 0 <= self.label_smoothing < 1, "in [0, 1)")
         _require("auxiliary_weight", self.auxiliary_weight, self.auxiliary_weight >= 0, "at least 0")
+        pixel_weight = self.pixel_auxiliary_weight
+        _require("pixel_auxiliary_weight", pixel_weight, pixel_weight >= 0, "at least 0")
         clip = self.gradient_clip
         _require("gradient_clip", clip, clip is None or clip > 0, "above 0")
         _require("evaluate_every", self.evaluate_every, self.evaluate_every >= 0, "at least 0")

@@ -1,4 +1,4 @@
-"""Ordinary supervised training on labelled images, in phases that can be interrupted anywhere."""
+"""Ordinary supervised training on images with a class each or a class per pixel, in phases that can be interrupted."""
 
 import copy
 import time
@@ -27,6 +27,8 @@ DEFAULTS = TrainSettings()
 class SupervisedTask:
     """Trains and evaluates on a data source; a :class:`~secateur.training.task.PhasedTask`.
 
+    The data says whether this is classification or segmentation, see :func:`~secateur.training.task.task_of`.
+
     Every draw is seeded by (seed, phase, epoch, step, rank): the order of the data and its augmentation by
     (seed, phase, epoch), and torch's global generator, which dropout reads, anew for each step. Training
     outside a phase uses the name ``"train"``.
@@ -54,7 +56,8 @@ class SupervisedTask:
             seed: of every draw.
             device: ``"auto"`` or a device of torch; models are moved there.
             teacher: the dense model, for settings with distillation; a frozen copy is kept.
-            loss: maps logits (N, classes) and labels (N,) to the mean loss; cross entropy by default.
+            loss: maps logits (N, classes) and labels (N,) to the mean loss, or logits (N, classes, H, W) and masks
+                (N, H, W) to the mean over labelled pixels; cross entropy by default.
             progress: where to show how it goes; nowhere by default.
             checkpoint_minutes: between checkpoints inside an epoch; one is written at the end of each epoch
                 anyway.
@@ -163,7 +166,7 @@ class SupervisedTask:
         return run_phase(work, self._surroundings, self._phase)
 
     def evaluate(self, model: nn.Module, split: Split = "validation") -> Evaluation:
-        """Return the averages per sample over ``split``, in float32; ``model`` is moved to the device.
+        """Return the averages over ``split``, in float32; ``model`` is moved to the device.
 
         Raises:
             DataError: the split is empty, or the model's outputs do not fit the data.

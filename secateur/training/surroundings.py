@@ -1,6 +1,6 @@
 """What all phases of a task share: data, device, processes, teacher, and how to show and save progress."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -12,8 +12,9 @@ from secateur.training.devices import Processes, memory_named
 from secateur.training.evaluate import evaluate
 from secateur.training.losses import SupervisedLoss
 from secateur.training.progress import Progress
+from secateur.training.segmentation import evaluate_segmentation, pixel_cross_entropy
 from secateur.training.settings import TrainSettings
-from secateur.training.task import DataSource, Split
+from secateur.training.task import Batch, DataSource, Split, TaskName, task_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,11 @@ class Surroundings:
     checkpoint_steps: int | None
     clock: Callable[[], float]
 
+    @property
+    def task(self) -> TaskName:
+        """What the data is labelled for."""
+        return task_of(self.data)
+
     def loss(self, settings: TrainSettings, compute_type: torch.dtype | None) -> SupervisedLoss:
         """Return the loss that ``settings`` describe, computed under autocast in ``compute_type``."""
         return SupervisedLoss(
@@ -39,10 +45,11 @@ class Surroundings:
             teacher=self.teacher,
             labelled=self.labelled,
             classes=self.data.num_classes,
+            task=self.task,
         )
 
     def evaluate(self, model: nn.Module, split: Split, batch_size: int) -> Evaluation:
-        """Return the averages of ``model`` over ``split``, in float32 whatever training computes in."""
+        """Return how well ``model`` does on ``split``, in float32 whatever training computes in."""
         batches = self.data.batches(
             split,
             batch_size=batch_size,
@@ -51,13 +58,14 @@ class Surroundings:
             world_size=self.processes.world_size,
         )
         with memory_named(batch_size):
-            return evaluate(
-                model.to(self.device),
-                batches,
-                loss=self.labelled or F.cross_entropy,
-                classes=self.data.num_classes,
-                processes=self.processes,
-            )
+            return self._measure(model.to(self.device), batches)
+
+    def _measure(self, model: nn.Module, batches: Iterable[Batch]) -> Evaluation:
+        classes, processes = self.data.num_classes, self.processes
+        if self.task == "segmentation":
+            loss = self.labelled or pixel_cross_entropy
+            return evaluate_segmentation(model, batches, loss=loss, classes=classes, processes=processes)
+        return evaluate(model, batches, loss=self.labelled or F.cross_entropy, classes=classes, processes=processes)
 
     def environment(self) -> Environment:
         """Return what decides whether a continued run gives the same bits."""

@@ -1,11 +1,13 @@
 """What a compression method needs of a user's training, and what training needs of data: protocols only."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, get_args, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
+from secateur.errors import DataError
+from secateur.names import unknown_name
 from secateur.record import Evaluation, TrainResult
 from secateur.training.settings import TrainSettings
 
@@ -13,13 +15,17 @@ if TYPE_CHECKING:
     from secateur.training.store import Phase
 
 Split: TypeAlias = Literal["train", "validation", "test"]
-Batch: TypeAlias = tuple[Tensor, Tensor]  # inputs (N, C, H, W) and class indices (N,)
+TaskName: TypeAlias = Literal["classification", "segmentation"]
+Batch: TypeAlias = tuple[Tensor, Tensor]  # inputs (N, C, H, W) and class indices (N,), or (N, H, W) of segmentation
 Subset: TypeAlias = int | float | Sequence[int] | Tensor  # a number of samples, a share in (0, 1], or indices
 Step: TypeAlias = Callable[[nn.Module, Batch, torch.optim.Optimizer], Tensor]
 
 
 class DataSource(Protocol):
-    """Labelled images in three splits."""
+    """Labelled images in three splits.
+
+    A source whose labels are a class per pixel says so by an attribute ``task = "segmentation"``, see :func:`task_of`.
+    """
 
     @property
     def name(self) -> str:
@@ -70,6 +76,24 @@ class DataSource(Protocol):
                 most one sample.
             world_size: number of processes.
         """
+
+
+def task_of(data: object) -> TaskName:
+    """Return what a data source is labelled for: its attribute ``task``, classification where it has none.
+
+    * ``"classification"``: labels are class indices (N,), models return logits (N, classes).
+    * ``"segmentation"``: labels are class indices (N, H, W), 255 where a pixel has none; models return logits
+      (N, classes, H, W), or a dict with these under ``out`` and perhaps more under ``aux``.
+
+    Raises:
+        DataError: it says something else.
+    """
+    said = getattr(data, "task", "classification")
+    for known in get_args(TaskName):
+        if said == known:
+            name: TaskName = known
+            return name
+    raise DataError(f"{type(data).__name__}.task: {unknown_name('task', str(said), get_args(TaskName))}")
 
 
 class Hook:
