@@ -4,6 +4,8 @@ from secateur.record.environment import Environment as Environment
 from secateur.record.environment import environment as environment
 from secateur.record.log import RunLog as RunLog
 from secateur.record.log import read_log as read_log
+from secateur.record.measurements import MEAN_IOU as MEAN_IOU
+from secateur.record.measurements import TOP1 as TOP1
 from secateur.record.measurements import Agreement as Agreement
 from secateur.record.measurements import EpochMeasurement as EpochMeasurement
 from secateur.record.measurements import Evaluation as Evaluation
@@ -11,11 +13,16 @@ from secateur.record.measurements import Latency as Latency
 from secateur.record.measurements import Measurement as Measurement
 from secateur.record.measurements import Proof as Proof
 from secateur.record.measurements import TrainResult as TrainResult
+from secateur.record.pruning_steps import PruningStep as PruningStep
+from secateur.record.pruning_steps import read_steps as read_steps
+from secateur.record.pruning_steps import write_steps as write_steps
 from secateur.record.run import RunRecord as RunRecord
 from secateur.record.run import read_record as read_record
 from secateur.record.run import write_record as write_record
 
 __all__ = [
+    "MEAN_IOU",
+    "TOP1",
     "Agreement",
     "Environment",
     "EpochMeasurement",
@@ -23,11 +30,14 @@ __all__ = [
     "Latency",
     "Measurement",
     "Proof",
+    "PruningStep",
     "RunLog",
     "RunRecord",
     "TrainResult",
     "environment",
     "read_log",
     "read_record",
+    "read_steps",
     "write_record",
+    "write_steps",
 ]
