@@ -21,7 +21,7 @@ from secateur.cli.options import (
 
 if TYPE_CHECKING:
     from secateur.cost import Budget
-    from secateur.methods import L1, Magnitude
+    from secateur.methods import AnyMethod
     from secateur.recipe import DataChoice, Machine, MaxDrop, ModelChoice, Subject
     from secateur.training import TrainSettings
 
@@ -96,7 +96,7 @@ def max_drop(search: SearchOptions) -> MaxDrop | None:
     return None
 
 
-def method(options: MethodOptions, *, seed: int, training: TrainingOptions | None = None) -> L1 | Magnitude:
+def method(options: MethodOptions, *, seed: int, training: TrainingOptions | None = None) -> AnyMethod:
     """Return the method with its settings.
 
     Raises:
@@ -104,11 +104,14 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
     """
     from secateur.errors import UsageError
     from secateur.methods import METHODS
+    from secateur.recipe import method_from
 
     kind = METHODS[options.method]
     known = {entry.name for entry in dataclasses.fields(kind)}
     settings = {
-        name: value for name, value in vars(options).items() if value is not None and name not in ("method", *RENAMED)
+        name: value
+        for name, value in vars(options).items()
+        if value is not None and name not in ("method", "setting", *RENAMED)
     }
     if options.lock:
         settings["skip" if "skip" in known else "lock"] = tuple(options.lock)
@@ -127,7 +130,7 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
                 f"--{name.replace('_', '-')} {value} is not for the method {options.method}; give it one of "
                 f"{', '.join(allowed)}, or leave it out"
             )
-    _refuse_unused(settings)
+    _refuse_unused(settings, kind)
     _refuse_channel_settings(options)
     if "seed" in known:
         settings["seed"] = seed
@@ -135,19 +138,19 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
         settings |= {"finetune_epochs": training.epochs, "finetune": tuning(training)}
     else:
         settings |= {"finetune_epochs": 0, "finetune": None}
-    return kind(**settings)
+    return method_from(kind(**settings), options.setting or ())
 
 
 RENAMED = ("lock", "ratio")
 
 
-def _refuse_unused(settings: Mapping[str, object]) -> None:
+def _refuse_unused(settings: Mapping[str, object], kind: type[AnyMethod]) -> None:
     """Refuse epochs between cuts where there is one cut."""
     from secateur.errors import UsageError
 
     for name, several, wanted in (
         ("layer_epochs", settings.get("strategy") == "layer-by-layer", "--strategy layer-by-layer"),
-        ("step_epochs", settings.get("steps", 1) != 1, "--steps of 2 or more"),
+        ("step_epochs", settings.get("steps", getattr(kind, "steps", None)) != 1, "--steps of 2 or more"),
     ):
         if name in settings and not several:
             flag = name.replace("_", "-")

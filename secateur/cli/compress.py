@@ -59,7 +59,7 @@ def compress(
 
     chosen = recipes.read_recipe(recipe, settings or (), allow_code=allow_code)
     if allow_approximate:
-        chosen = replace(chosen, method=replace(chosen.method, allow_approximate=True))
+        chosen = replace(chosen, method=recipes.method_from(chosen.method, ["allow_approximate=true"]))
     place = chosen.machine
     chosen = replace(
         chosen,

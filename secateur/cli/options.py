@@ -11,8 +11,8 @@ from secateur.cli.spreading import spread as spread
 Text = str | None
 _LATENCY = "milliseconds per pass; needs a latency table, which this version cannot measure yet"
 _DATA_SETS = (
-    "digits, mnist, fashion-mnist, cifar10, cifar100, svhn, imagenet, cub200[:DIR], folder:DIR, parquet:DIR, or "
-    "file.py:function"
+    "digits, mnist, fashion-mnist, cifar10, cifar100, svhn, imagenet, cub200[:DIR], folder:DIR, parquet:DIR, voc:DIR "
+    "(segmentation), or file.py:function"
 )
 _AMOUNT = "a share such as 0.5 or 50%, or an amount such as 60M"
 
@@ -66,7 +66,9 @@ class DataOptions:
     augment: Annotated[
         Text,
         option(
-            "Data", help="of training images: none, flip, crop, cifar, imagenet, …; without it, what suits the data"
+            "Data",
+            help="of training images: none, flip, crop, cifar, imagenet, …, or with masks segmentation:SIZE; without "
+            "it, what suits the data",
         ),
     ] = None
     train_share: Annotated[float, option("Data", help="part of the training images that is used, for short trials")] = (
@@ -110,13 +112,30 @@ class MethodOptions:
     """What is cut first; an option that the chosen method does not have is refused."""
 
     method: Annotated[
-        Literal["magnitude", "l1"],
+        Literal["magnitude", "l1", "global", "blocks", "gate_decorator", "network_slimming"],
         option(
-            "What to cut", help="magnitude: by weight norms over the whole network; l1: filter pruning as published"
+            "What to cut",
+            help="magnitude: by weight norms over the whole network; l1: filter pruning as published; global: by any "
+            "criterion, in steps; blocks: whole residual blocks; gate_decorator, network_slimming: as published, which "
+            "train before they cut",
         ),
     ] = "magnitude"
     criterion: Annotated[
-        Text, option("What to cut", help="of magnitude: what makes a channel matter: l1 (default), l2 or random")
+        Text,
+        option(
+            "What to cut",
+            help="of magnitude, global and blocks: what makes a channel or block matter, such as l1, gate_taylor, fpgm "
+            "or random; the guide lists all",
+        ),
+    ] = None
+    setting: Annotated[
+        list[str] | None,
+        option(
+            "What to cut",
+            metavar="NAME=VALUE",
+            help="any setting of the method by its name, as in a recipe, such as 'ticks_per_tock=5' of gate_decorator; "
+            "repeatable; `secateur recipe --schema` describes all",
+        ),
     ] = None
     scope: Annotated[
         Literal["global", "local", "isomorphic"] | None,
@@ -176,10 +195,11 @@ class MethodOptions:
         option("What to cut", min=0, help="of l1, layer by layer: epochs after each layer but the last; 1 by default"),
     ] = None
     steps: Annotated[
-        int | None, option("What to cut", min=1, help="of magnitude: cuts on the way to the budget; 1 by default")
+        int | None,
+        option("What to cut", min=1, help="cuts on the way to the budget; 1 by default, of global 10"),
     ] = None
     step_epochs: Annotated[
-        int | None, option("What to cut", min=0, help="of magnitude: epochs after each cut but the last; 1 by default")
+        int | None, option("What to cut", min=0, help="epochs after each of several cuts but the last; 1 by default")
     ] = None
     min_units: Annotated[
         int | None, option("What to cut", min=1, help="channels that every group keeps; 1 by default")

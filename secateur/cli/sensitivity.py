@@ -21,7 +21,9 @@ def sensitivity(
     *,
     model: ModelOptions,
     data: DataOptions,
-    criterion: Annotated[str, option("Scan", help="what makes a channel matter: l1, l2 or random")] = "l1",
+    criterion: Annotated[
+        str, option("Scan", help="what makes a channel matter, by the weights: l1, l2, fpgm, lamp, bn_scale or random")
+    ] = "l1",
     shares: Annotated[
         str, option("Scan", metavar="SHARES", help="of a group's units to remove, with commas between")
     ] = "0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9",

@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.cost import Budget
 from secateur.graph import ChannelGraph, Plan, Proof
-from secateur.record import Evaluation, TrainResult
+from secateur.record import Evaluation, PruningStep, TrainResult
 from secateur.training import Store, Task, TrainSettings
 
 
@@ -21,6 +21,7 @@ class MethodRecord:
         settings: its settings, as JSON.
         phases: every training phase, in order.
         proof: of the whole cut applied to the dense model; each cut on the way was proved too, on the weights it met.
+        steps: of a method that scores and cuts again and again, what each step saw and left.
         after_cut: validation accuracy right after the last cut, before fine-tuning.
         trained_between_cuts: whether the model was trained after a cut that was not the last, so that the cut model
             is not the dense one cut.
@@ -31,6 +32,7 @@ class MethodRecord:
     settings: dict[str, JsonValue]
     phases: tuple[TrainResult, ...] = ()
     proof: Proof | None = None
+    steps: tuple[PruningStep, ...] = ()
     after_cut: Evaluation | None = None
     trained_between_cuts: bool = False
     notes: tuple[str, ...] = ()

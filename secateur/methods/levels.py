@@ -41,15 +41,25 @@ def blocks_to_drop(
     """
     if level == "channel":
         return None
-    scores = score_blocks(graph, model, criterion, combine=combine, seed=seed)
-    if not scores:
-        locked = [f"{block.name} ({block.locked})" for block in graph.blocks]
-        found = "it has no residual blocks" if not locked else f"all are locked: {_named(locked)}"
-        raise BudgetError(
-            f"no block of {graph.model_class} can be dropped, because {found}; cut channels, with level: channel "
-            "(--level channel)"
-        )
-    return scores
+    require_blocks(graph)
+    return score_blocks(graph, model, criterion, combine=combine, seed=seed)
+
+
+def require_blocks(graph: ChannelGraph, *, otherwise: str = "with level: channel (--level channel)") -> None:
+    """Refuse a model without a block that can be dropped.
+
+    Args:
+        graph: of the model.
+        otherwise: how channels are cut instead, for the sentence.
+
+    Raises:
+        BudgetError: no block can be dropped.
+    """
+    if _droppable(graph):
+        return
+    locked = [f"{block.name} ({block.locked})" for block in graph.blocks]
+    found = "it has no residual blocks" if not locked else f"all are locked: {_named(locked)}"
+    raise BudgetError(f"no block of {graph.model_class} can be dropped, because {found}; cut channels, {otherwise}")
 
 
 def names_blocks(graph: ChannelGraph, pattern: str, level: Level) -> bool:

@@ -17,7 +17,7 @@ from secateur.graph import ChannelGraph, Plan, Proof, apply, trace, verify
 from secateur.graph.inputs import ExampleInputs, map_tensors
 from secateur.methods.contract import Compressed, MethodRecord, Progress
 from secateur.methods.levels import notes_on
-from secateur.record import Evaluation, TrainResult
+from secateur.record import Evaluation, PruningStep, TrainResult
 from secateur.training import Store, Subset, Task, TrainSettings, weights_digest
 
 _EVALUATION: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
@@ -54,6 +54,7 @@ class MethodRun:
     finetune: TrainSettings | None
     tell: Progress
     phases: list[TrainResult] = field(default_factory=list)
+    steps: list[PruningStep] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     trained_between_cuts: bool = False
     graph: ChannelGraph = field(init=False)
@@ -64,7 +65,15 @@ class MethodRun:
         self.weights = weights_digest(self.model)
 
     def cut(
-        self, small: nn.Module, earlier: Plan, number: int, of: int, target: Budget | None, decide: Callable[[], Plan]
+        self,
+        small: nn.Module,
+        earlier: Plan,
+        number: int,
+        of: int | None,
+        target: Budget | None,
+        decide: Callable[[], Plan],
+        *,
+        graph: ChannelGraph | None = None,
     ) -> tuple[nn.Module, Plan]:
         """Decide (or recall) the next cut, and do it; return the smaller model and the plan of all cuts so far.
 
@@ -74,9 +83,11 @@ class MethodRun:
             small: what earlier cuts left.
             earlier: the plan of all of them, in the original's numbering.
             number: of this cut, from 1.
-            of: how many there are.
+            of: how many there are; None where only the scores will tell.
             target: what this cut has to meet, if it is a budget.
             decide: returns the plan of all cuts so far and this one; not called where the store knows it.
+            graph: of the model that is cut, before any cut, where that is not the dense one but has its groups, such
+                as the dense model with gates.
         """
         name = f"plan-{number}"
         made_for = self._made_for(target, earlier)
@@ -88,9 +99,11 @@ class MethodRun:
         else:
             total = Plan.from_json(known["plan"])
             self.notes = [str(note) for note in known["notes"]]  # type: ignore[union-attr]
-        step = self._step(earlier, total)
+        step = self.step(earlier, total, graph=graph)
         dropped = f", {len(step.drops)} blocks are dropped whole" if step.drops else ""
-        self.tell(f"cut {number} of {of}: {len(step.kept)} groups lose units{dropped}")
+        place = f"cut {number}" if of is None else f"cut {number} of {of}"
+        selected = f", {len(step.selected)} selections lose channels" if step.selected else ""
+        self.tell(f"{place}: {len(step.kept)} groups lose units{selected}{dropped}")
         return apply(small, step, verify_with=None if known is not None else self._inputs(small)), total
 
     @contextlib.contextmanager
@@ -162,6 +175,7 @@ class MethodRun:
             settings=self.settings,
             phases=tuple(self.phases),
             proof=proof,
+            steps=tuple(self.steps),
             after_cut=after_cut,
             trained_between_cuts=self.trained_between_cuts,
             notes=tuple(self.notes),
@@ -191,15 +205,39 @@ class MethodRun:
         self.tell(proof.sentence())
         return proof
 
-    def _step(self, earlier: Plan, total: Plan) -> Plan:
-        """Return the plan that leads from what ``earlier`` leaves to what ``total`` leaves."""
-        kept = {}
-        for name, units in total.kept.items():
-            before = earlier.kept.get(name, range(self.graph.group(name).size))
-            place = {unit: position for position, unit in enumerate(before)}
-            kept[name] = [place[unit] for unit in units]
+    def traced(self, model: nn.Module) -> ChannelGraph:
+        """Return the graph of another form of the dense model."""
+        return trace(model, self._inputs(model))
+
+    def step(self, earlier: Plan, total: Plan, *, graph: ChannelGraph | None = None) -> Plan:
+        """Return the plan of the model that ``earlier`` leaves which leads to what ``total`` leaves.
+
+        Args:
+            earlier: the plan of the cuts before, in the original's numbering.
+            total: the plan of these and of the next one.
+            graph: as in :meth:`cut`.
+        """
+        graph = graph or self.graph
+        kept = {
+            name: _places(units, earlier.kept.get(name, range(graph.group(name).size)))
+            for name, units in total.kept.items()
+        }
+        sizes = {entry.module: entry.size for entry in graph.selections}
+        selected = {
+            path: _places(entries, earlier.selected.get(path, range(sizes[path])))
+            for path, entries in total.selected.items()
+        }
         blocks = [name for name in total.dropped_blocks if name not in earlier.dropped_blocks]
-        return self.graph.after(earlier).plan(kept, blocks=blocks, allow_approximate=bool(total.approximate))
+        if graph is not self.graph:
+            earlier = graph.plan(
+                earlier.kept,
+                selected=earlier.selected,
+                blocks=earlier.dropped_blocks,
+                allow_approximate=bool(earlier.approximate),
+            )
+        return graph.after(earlier).plan(
+            kept, selected=selected, blocks=blocks, allow_approximate=bool(total.approximate)
+        )
 
     def _made_for(self, target: Budget | None, earlier: Plan) -> dict[str, JsonValue]:
         return {
@@ -236,6 +274,12 @@ class MethodRun:
         device = next(model.parameters()).device
         inputs: ExampleInputs = map_tensors(lambda tensor: tensor.to(device), self.task.example_inputs)
         return inputs
+
+
+def _places(units: Iterable[int], before: Iterable[int]) -> list[int]:
+    """Return the positions of ``units`` among those that there were."""
+    place = {unit: position for position, unit in enumerate(before)}
+    return [place[unit] for unit in units]
 
 
 def in_original_numbers(graph: ChannelGraph, earlier: Plan, scores: Scores) -> Scores:

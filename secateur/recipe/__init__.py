@@ -14,6 +14,7 @@ from secateur.recipe.plans import verify_file as verify_file
 from secateur.recipe.plans import write_plan as write_plan
 from secateur.recipe.proving import require_proof as require_proof
 from secateur.recipe.reading import listed_recipes as listed_recipes
+from secateur.recipe.reading import method_from as method_from
 from secateur.recipe.reading import read_recipe as read_recipe
 from secateur.recipe.reading import recipe_from as recipe_from
 from secateur.recipe.reading import recipe_names as recipe_names
@@ -74,6 +75,7 @@ __all__ = [
     "listed_recipes",
     "make_plan",
     "measure_sensitivity",
+    "method_from",
     "parse_shape",
     "parse_shares",
     "plan_without",

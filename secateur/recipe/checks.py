@@ -12,19 +12,24 @@ from secateur.graph.misfit import does_not_run
 from secateur.graph.slots import alike, mode_of, preserved, randomness_preserved, stored_tensors, swapped
 from secateur.memory import ran_out
 from secateur.returned import described, place_of_logits, tensors_within, with_article
-from secateur.training import Batch
+from secateur.training import Batch, task_of
 from secateur.training.devices import memory_named
 from secateur.training.evaluate import require_logits
+from secateur.training.segmentation import main_logits
 
 NAMED = 3  # groups in a sentence
 
 
 def check_outputs(outputs: object, samples: int, data: DataSource) -> None:
-    """Refuse what a model returned for a batch if it is not one row of logits per sample.
+    """Refuse what a model returned for a batch if it is not a row of logits per sample, or per pixel of segmentation.
 
     Raises:
         DataError: with what it returned instead.
     """
+    if task_of(data) == "segmentation":
+        height, width = data.sample_shape[1:]
+        _refuse_not_finite(main_logits(outputs, torch.zeros(samples, height, width), data.num_classes), samples, data)
+        return
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != samples:
         found = tuple(outputs.shape) if isinstance(outputs, Tensor) else with_article(described(outputs))
         raise DataError(
@@ -32,8 +37,12 @@ def check_outputs(outputs: object, samples: int, data: DataSource) -> None:
             f"returned {found}; {_way_to_logits(outputs, samples, data.num_classes)}"
         )
     require_logits(outputs, data.num_classes)
+    _refuse_not_finite(outputs, samples, data)
+
+
+def _refuse_not_finite(logits: Tensor, samples: int, data: DataSource) -> None:
     # Minus infinity is how a model rules a class out.
-    wrong = (outputs.isnan() | outputs.isposinf()).any(1)
+    wrong = (logits.isnan() | logits.isposinf()).flatten(1).any(1)
     if bool(wrong.any()):
         raise DataError(
             f"the model returns NaN or infinity for {int(wrong.sum())} of {samples} samples of {data.name} before "
@@ -125,7 +134,7 @@ def _way_to_logits(outputs: object, samples: int, classes: int) -> str:
     ranks = {tensor.ndim for _, tensor in tensors_within(outputs)}
     if ranks == {4}:
         return (
-            "it gives a value per pixel, and the command trains and evaluates classifiers only: cut it with `secateur "
-            "plan` and `secateur apply`, and train it with a task of your own in Python"
+            "it gives a value per pixel, and this data has one class per image; give data with masks, such as voc:DIR, "
+            "or cut it with `secateur plan` and `secateur apply`, and train it with a task of your own in Python"
         )
     return "give a classifier, or wrap it in a file.py:function whose module returns the logits alone"

@@ -29,7 +29,7 @@ from secateur.recipe.settings import Recipe
 from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
 from secateur.recipe.writing import write_compressed, write_dense
 from secateur.record import RunLog, RunRecord, TrainResult, environment, write_record
-from secateur.report import write_report
+from secateur.report import write_pruning_steps, write_report
 from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
 from secateur.training.devices import memory_named
 
@@ -164,7 +164,7 @@ class _Job:
                 "the dense model returns NaN on the validation split, so nothing that is cut from it can be judged; "
                 "train it with a lower learning rate (--train-lr, train.learning_rate in a recipe) or for longer"
             )
-        self.tell(f"dense model: top-1 {100 * dense.top1:.2f} %, loss {dense.loss:.4f} on the validation split")
+        self.tell(f"dense model: {dense.in_words()} on the validation split")
         search = search_budget(
             self.recipe, self.subject.model, self.tuning_task(), self.place.folder, store=store, tell=self.tell
         )
@@ -191,6 +191,8 @@ class _Job:
         if search is not None:
             curve = {what: FILES[what] for what in CURVE if self.place.path(what).exists()}
             record = replace(record, notes=(*record.notes, *search.notes), files={**record.files, **curve})
+        drawn = write_pruning_steps(self.place.folder, compressed.record.steps, record)
+        record = replace(record, files={**record.files, **drawn})
         written = write_report(self.place.folder, record, compressed.plan)
         if FILES["figure"] in written:
             record = replace(record, files={**record.files, "figure": FILES["figure"]})
@@ -237,7 +239,7 @@ class _Job:
         self, command: tuple[str, ...], phases: tuple[TrainResult, ...], compressed: Compressed, measured: Measured
     ) -> RunRecord:
         """Return the record of the whole run."""
-        proof, allowed = compressed.record.proof, self.recipe.method.allow_approximate
+        proof, allowed = compressed.record.proof, getattr(self.recipe.method, "allow_approximate", False)
         dense = ("dense",) if self.recipe.train_epochs else ()
         files = ("recipe", "log", "plan", *dense, "model", "report")
         return RunRecord(

@@ -119,8 +119,7 @@ def _after_cut(finished: Finished, found: Measured) -> Measurement:
     seen = finished.after_cut
     found.notes.append(
         "cut in steps with training between them: the row 'cut' is the model right after the last "
-        "step, which was evaluated on the validation split only"
-        + (f" (top-1 {100 * seen.top1:.2f} %, loss {seen.loss:.4f})" if seen is not None else "")
+        "step, which was evaluated on the validation split only" + (f" ({seen.in_words()})" if seen is not None else "")
     )
     return replace(_costs(graph), validation=seen)
 

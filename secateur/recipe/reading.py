@@ -2,18 +2,18 @@
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from secateur.cost import parse_amount
 from secateur.errors import UsageError
-from secateur.methods import METHODS
+from secateur.methods import METHODS, AnyMethod
 from secateur.names import nearest_name, unknown_name
 from secateur.recipe.settings import BUDGET_OPTIONS, FORMAT, RECIPE, Recipe
 from secateur.user_code import names_user_code
@@ -21,6 +21,8 @@ from secateur.user_code import names_user_code
 LIBRARY = resources.files("secateur.recipe").joinpath("library")
 SUFFIX = ".yaml"
 
+
+_METHOD: TypeAdapter[AnyMethod] = TypeAdapter(AnyMethod)
 
 UNKNOWN_KEY = ("unexpected_keyword_argument", "extra_forbidden", "invalid_key")
 """What pydantic calls a key that is not there."""
@@ -189,25 +191,50 @@ def _with_amounts(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, "budget": read}
 
 
-def _override(values: dict[str, Any], override: str) -> None:
+def _override(
+    values: dict[str, Any], override: str, *, option: str = "--set", example: str = "budget.macs=0.4"
+) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key.strip():
-        raise UsageError(f"--set {override!r} is not key=value; write for example --set budget.macs=0.4")
+        raise UsageError(f"{option} {override!r} is not key=value; write for example {option} {example}")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UsageError(
-            f"--set {override!r}: the value is not YAML; put names with special characters in quotes"
+            f"{option} {override!r}: the value is not YAML; put names with special characters in quotes"
         ) from error
     *parents, last = key.strip().split(".")
     place = values
     for parent in parents:
         inner = place.get(parent)
         if inner is not None and not isinstance(inner, dict):
-            raise UsageError(f"--set {override!r}: {parent} is {inner!r} in the recipe, which has no keys of its own")
+            raise UsageError(
+                f"{option} {override!r}: {parent} is {inner!r} in the recipe, which has no keys of its own"
+            )
         # A copy, because an alias in the YAML makes two places share one mapping.
         place[parent] = place = dict(inner or {})
     place[last] = value
+
+
+def method_from(method: AnyMethod, overrides: Iterable[str]) -> AnyMethod:
+    """Return ``method`` with some settings replaced, each written as ``name=value``, as in a recipe.
+
+    Raises:
+        UsageError: an unknown name, a value that is not for it, or text that is no ``name=value``.
+    """
+    overrides = tuple(overrides)
+    if not overrides:
+        return method
+    values: dict[str, Any] = _METHOD.dump_python(method, mode="json")
+    for override in overrides:
+        if override.partition("=")[0].strip() == "name":
+            raise UsageError(f"--setting {override!r} would choose another method; give --method for that")
+        _override(values, override, option="--setting", example="min_share=0.1")
+    try:
+        changed: AnyMethod = _METHOD.validate_python(values)
+    except ValidationError as error:
+        raise UsageError(f"--setting: {_sentence(error)}") from error
+    return changed
 
 
 def _sentence(error: ValidationError) -> str:
@@ -237,10 +264,11 @@ def _unknown_key(place: Sequence[int | str]) -> str:
     shown = ".".join((*(part for part in parents if part not in METHODS), key))
     above = shown.removesuffix(key)
     owners = [name for name, method in METHODS.items() if key in {entry.name for entry in fields(method)}]
-    if parents and parents[-1] in METHODS and owners:
-        return f"{shown} is a setting of the method {owners[0]}, not of {parents[-1]}; leave it out"
     keys = _keys_at(place[:-1])
     near = nearest_name(key, keys)
+    slip = near is not None and near.rstrip("s") == key.rstrip("s")  # singular for plural, whoever else has such a key
+    if parents and parents[-1] in METHODS and owners and not slip:
+        return f"{shown} is a setting of the method {owners[0]}, not of {parents[-1]}; leave it out"
     if near is not None:
         return f"unknown key {shown!r}; did you mean '{above}{near}'?"
     return f"unknown key {shown!r}; choose one of: {', '.join(above + name for name in sorted(keys))}"

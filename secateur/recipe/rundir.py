@@ -10,8 +10,9 @@ import yaml
 from secateur.errors import ArtifactError, UsageError
 from secateur.files import write_text
 from secateur.recipe.lock import LOCK
-from secateur.recipe.settings import Recipe, first_difference
+from secateur.recipe.settings import RECIPE, Recipe, first_difference, with_defaults
 from secateur.record import RunRecord, read_record
+from secateur.report import STEP_FILES
 
 MARK = "# secateur run, format 1. Written by secateur; the command that began the run continues or repeats it.\n"
 
@@ -29,6 +30,7 @@ FILES = {
     "onnx": "model.onnx",
     "report": "report.md",
     "figure": "report.png",
+    **STEP_FILES,
 }
 """What a run writes beside ``checkpoint/``, by what it is."""
 
@@ -89,7 +91,7 @@ class RunDirectory:
             return None
         if settings is None:
             raise UsageError(f"{self.path('recipe')} is damaged; choose another folder, or start over with --force")
-        difference = first_difference(settings, recipe.to_json())
+        difference = first_difference(with_defaults(settings, RECIPE), recipe.to_json())
         if difference is not None:
             name, before, now = difference
             if name in CHANGED:

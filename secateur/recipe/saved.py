@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from secateur.data import DataSource, Resizing, normalization_named
+from secateur.data import DataSource, Framing, Resizing, normalization_named
 from secateur.errors import SecateurError, UsageError
 from secateur.export import ArtifactInfo, OnnxModel, OnnxReport, Preprocessing, export_onnx, load_built
 from secateur.export import inspect as inspect_file
@@ -172,7 +172,10 @@ def _at_the_size_of(preprocessing: Preprocessing, choice: DataChoice, machine: M
     height, width = preprocessing.size
     if choice.augmentation is None and height == width:
         data = read_data(dataclasses.replace(choice, normalize=None), machine)
-        if isinstance(getattr(data, "augmentation", None), Resizing):
+        found = getattr(data, "augmentation", None)
+        if isinstance(found, Framing):
+            return dataclasses.replace(choice, augmentation=f"segmentation:{height}")
+        if isinstance(found, Resizing):
             return dataclasses.replace(choice, augmentation=f"imagenet:{height}")
     return choice
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 
 from secateur.errors import ArtifactError, TrainingError, UsageError
 from secateur.measure import Sensitivity, read_sensitivity
 from secateur.recipe.lock import LOCK
 from secateur.recipe.rundir import CHANGED, CHECKPOINT, refuse_file_above
-from secateur.recipe.settings import first_difference
+from secateur.recipe.settings import first_difference, with_defaults
 from secateur.report import write_curves
 from secateur.training import Store
 
@@ -23,9 +23,15 @@ SETTINGS = "settings"  # of the scan, in its store: what a folder is recognised 
 
 @dataclass(frozen=True)
 class ScanFolder:
-    """The folder of one scan: ``sensitivity.json``, the figure, and ``checkpoint/``."""
+    """The folder of one scan: ``sensitivity.json``, the figure, and ``checkpoint/``.
+
+    Attributes:
+        folder: of the scan.
+        kind: reads settings of scans, those of earlier versions too.
+    """
 
     folder: Path
+    kind: TypeAdapter[Any]
 
     def enter(self, settings: Mapping[str, JsonValue], *, force: bool = False) -> Sensitivity | None:
         """Take the folder for a scan; nothing is written yet.
@@ -113,7 +119,7 @@ class ScanFolder:
         return None
 
     def _refuse_other(self, begun_with: Mapping[str, Any], settings: Mapping[str, JsonValue]) -> None:
-        difference = first_difference(begun_with, settings)
+        difference = first_difference(with_defaults(begun_with, self.kind), settings)
         if difference is None:
             return
         name, before, now = difference

@@ -31,7 +31,8 @@ from secateur.recipe.scan_folder import RESULT, ScanFolder
 from secateur.recipe.settings import DataChoice, Machine, ModelChoice
 from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
 from secateur.record import Environment, Evaluation, environment
-from secateur.training import Store, evaluate, join_processes
+from secateur.training import Store, evaluate, evaluate_segmentation, join_processes, task_of
+from secateur.training.segmentation import evaluated_batch_size
 
 BATCH_SIZE = 128
 HELD_BYTES = 2**30  # inputs up to this size are read once and held, because the scan reads them hundreds of times
@@ -157,7 +158,7 @@ def measure_sensitivity(
         raise UsageError(f"a scan runs in one process, but {processes} were started; start it without torchrun")
     model, data = fingerprinted(recipe.model, recipe.data, recipe.machine)
     recipe = replace(recipe, model=model, data=data)
-    settings, place = recipe.to_json(), ScanFolder(Path(out))
+    settings, place = recipe.to_json(), ScanFolder(Path(out), _RECIPE)
     refuse_busy(place.folder)
     finished = place.enter(settings, force=force)
     if finished is not None:
@@ -200,8 +201,6 @@ class _Scan:
         inputs = subject.example_inputs
         with torch.no_grad():
             check_outputs(subject.model(inputs), len(inputs), data)
-        # Any labels do, to see that there is an output for each class.
-        evaluate(subject.model, [(inputs, inputs.new_zeros(len(inputs), dtype=torch.int64))], classes=data.num_classes)
         return cls(recipe, subject, graph, scores, device, _evaluator(data, recipe.split, indices, device))
 
     def run(self, store: Store, progress: ScanProgress) -> Sensitivity:
@@ -257,14 +256,17 @@ def _evaluator(
     """Return what evaluates a model; inputs that fit are read once."""
 
     def batches() -> Iterable[tuple[Tensor, Tensor]]:
-        return data.batches(split, batch_size=BATCH_SIZE, device=device, indices=indices)
+        return data.batches(split, batch_size=batch_size, device=device, indices=indices)
 
+    segments = task_of(data) == "segmentation"
+    batch_size = evaluated_batch_size(BATCH_SIZE, data.sample_shape) if segments else BATCH_SIZE
+    measured_by = evaluate_segmentation if segments else evaluate
     samples = data.size(split) if indices is None else len(indices)
     held: list[tuple[Tensor, Tensor]] = []
 
     def measure(model: nn.Module) -> Evaluation:
         if not held and samples * 4 * torch.Size(data.sample_shape).numel() <= HELD_BYTES:
             held.extend(batches())
-        return evaluate(model, held or batches(), classes=data.num_classes)
+        return measured_by(model, held or batches(), classes=data.num_classes)
 
     return measure

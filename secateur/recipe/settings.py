@@ -4,16 +4,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from secateur.cost import Budget, parse_amount
 from secateur.data import augmentation_named, normalization_named
 from secateur.data.splits import check_share
 from secateur.data.train_share import check_train_share
 from secateur.data.workers import check_workers
-from secateur.errors import BudgetError, UsageError
+from secateur.errors import BudgetError, SecateurError, UsageError
 from secateur.methods import AnyMethod, Magnitude
-from secateur.methods.smallest import check_search
+from secateur.methods.smallest import check_search, refuse_search_around
 from secateur.training import Distillation, TrainSettings
 from secateur.training.devices import check_threads
 
@@ -99,7 +99,7 @@ class MaxDrop:
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
-    points: float  # of top-1 accuracy, in percent points
+    points: float  # of top-1 accuracy, or mean IoU where each pixel has a class, in percent points
     amount: str = "macs"  # what is made small: a name of BUDGET_OPTIONS
     recovery_epochs: int = 1  # of fine-tuning that every candidate gets
     tolerance: float = 0.02  # width of the last bracket, as a share of the original
@@ -144,7 +144,8 @@ class Recipe:
             )
         if self.train_epochs < 0:
             raise UsageError(f"train_epochs is {self.train_epochs}, but must be at least 0")
-        if self.model.weights is None and self.train_epochs == 0:
+        begins_anew = getattr(self.method, "start", None) == "scratch"
+        if self.model.weights is None and self.train_epochs == 0 and not begins_anew:
             raise UsageError(
                 "the model has no weights: give the file of a trained model with --weights (model.weights in a "
                 "recipe), or train it first with --train-epochs"
@@ -154,14 +155,17 @@ class Recipe:
                 f"there are weights ({self.model.weights}) and train_epochs is {self.train_epochs}, which would train "
                 "them anew; leave out --weights or --train-epochs"
             )
-        if getattr(self.method, "ratios", None):
-            self._refuse_beside_ratios()
+        for name in ("ratios", "ratio"):
+            if getattr(self.method, name, None):
+                self._refuse_beside(name)
+        if self.max_drop is not None:
+            refuse_search_around(self.method)
         if self.control is not None and self.method.finetune_epochs == 0:
             raise UsageError(
                 "the control trains as long as the method fine-tunes, and finetune_epochs is 0; give --epochs"
             )
 
-    def _refuse_beside_ratios(self) -> None:
+    def _refuse_beside(self, name: str) -> None:
         if self.budget is not None:
             other = f"a budget ({self.budget.describe()})"
         elif self.max_drop is not None:
@@ -169,8 +173,8 @@ class Recipe:
         else:
             return
         raise BudgetError(
-            f"there are ratios (method.ratios) and {other}, and only one of them can decide how much is cut; leave one "
-            "out"
+            f"there {'are ratios' if name == 'ratios' else 'is a ratio'} (method.{name}) and {other}, and only one of "
+            "them can decide how much is cut; leave one out"
         )
 
     @property
@@ -244,6 +248,19 @@ UNDECISIVE = ("machine.", "title", "data.download")
 
 ORDERED = ("method", "ratios")
 """A mapping whose order decides as well: the first pattern that fits a layer."""
+
+
+def with_defaults(settings: Mapping[str, Any], kind: TypeAdapter[Any]) -> Mapping[str, Any]:
+    """Return settings of an earlier version as this one writes them: a key that is new has its default.
+
+    Settings that this version cannot read are returned as they are, so that :func:`first_difference` names what
+    differs.
+    """
+    try:
+        filled: dict[str, Any] = kind.dump_python(kind.validate_python(settings), mode="json")
+    except (ValidationError, SecateurError):
+        return settings
+    return filled
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:

@@ -60,6 +60,6 @@ def write_compressed(
 def without_folder(name: str) -> str:
     """Return the name of a data set without the folders of this machine, which are nobody else's business."""
     kind, separator, path = (
-        name.partition(":") if name.startswith(("parquet:", "folder:", "cub200:")) else ("", "", name)
+        name.partition(":") if name.startswith(("parquet:", "folder:", "cub200:", "voc:")) else ("", "", name)
     )
     return f"{kind}{separator}{Path(path).name}"

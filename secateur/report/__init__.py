@@ -8,6 +8,8 @@ from secateur.report.grid import print_facts as print_facts
 from secateur.report.grid import print_grid as print_grid
 from secateur.report.page import report_markdown as report_markdown
 from secateur.report.page import write_report as write_report
+from secateur.report.pruning_steps import STEP_FILES as STEP_FILES
+from secateur.report.pruning_steps import write_pruning_steps as write_pruning_steps
 from secateur.report.result import MODELS as MODELS
 from secateur.report.result import proof_text as proof_text
 from secateur.report.result import result_facts as result_facts
@@ -27,6 +29,7 @@ from secateur.report.why import why_text as why_text
 
 __all__ = [
     "MODELS",
+    "STEP_FILES",
     "Grid",
     "Limit",
     "artifact_facts",
@@ -48,6 +51,7 @@ __all__ = [
     "why_json",
     "why_text",
     "write_curves",
+    "write_pruning_steps",
     "write_report",
     "write_tradeoff",
 ]

@@ -79,7 +79,7 @@ def _figure(sensitivity: Sensitivity) -> Any:
         axes.set_title(f"groups of {low if low == high else f'{low} to {high}'} units", fontsize=10)
         axes.tick_params(labelbottom=number + columns >= len(classes), labelleft=number % columns == 0)
     figure.supxlabel("units removed in % of the group, lowest score first", fontsize=10)
-    figure.supylabel(f"top-1 in % on the {sensitivity.split} split", fontsize=10)
+    figure.supylabel(f"{sensitivity.dense.score_name} in % on the {sensitivity.split} split", fontsize=10)
     figure.suptitle(_title(sensitivity, classes, letters=68 * columns), fontsize=10)
     return figure
 
@@ -108,7 +108,7 @@ def _title(sensitivity: Sensitivity, classes: Sequence[Sequence[GroupSensitivity
 
 
 def _panel(axes: Any, sensitivity: Sensitivity, groups: list[GroupSensitivity]) -> None:
-    dense = 100 * sensitivity.dense.top1
+    dense = 100 * sensitivity.dense.score
     last = 100 * sensitivity.shares[-1]
     axes.plot((0, last), (dense, dense), color=DENSE, linestyle="--", linewidth=1, zorder=1.8)
     axes.text(0.02 * last, dense + 1, f"dense {dense:.1f} %", fontsize=8, color=DENSE, va="bottom")
@@ -154,7 +154,7 @@ def sensitivity_grid(sensitivity: Sensitivity, *, share: float) -> Grid:
                 entry.group.name,
                 "several layers" if entry.group.tied else "one layer",
                 f"{point.kept} of {entry.group.size}",
-                _percent(point.evaluation.top1, 1),
+                _percent(point.evaluation.score, 1),
                 _points(-entry.drop),
                 _points(-entry.mean_drop),
                 _percent(entry.flat_until, 0),
@@ -163,7 +163,16 @@ def sensitivity_grid(sensitivity: Sensitivity, *, share: float) -> Grid:
         )
     more = f", the {SHOWN} steepest of {len(ranked)}" if len(ranked) > SHOWN else ""
     title = f"Sensitivity: each group alone, {_percent(share, 0)} of its units removed, not retrained{more}"
-    headers = ("group", "made by", "kept", "top-1", "points", "mean points", "flat until", "MACs left")
+    headers = (
+        "group",
+        "made by",
+        "kept",
+        sensitivity.dense.score_name,
+        "points",
+        "mean points",
+        "flat until",
+        "MACs left",
+    )
     return Grid(title, headers, tuple(rows), left=2)
 
 
@@ -173,13 +182,13 @@ def sensitivity_facts(sensitivity: Sensitivity) -> tuple[tuple[str, str], ...]:
     facts = [
         (
             "dense",
-            f"top-1 {_percent(dense.top1)} on {dense.samples:,} samples ({sensitivity.split}), "
+            f"{dense.score_name} {_percent(dense.score)} on {dense.samples:,} samples ({sensitivity.split}), "
             f"{count(sensitivity.macs)} MACs",
         ),
         (
             "columns",
-            "points: change of top-1 at this share; mean points: over all shares; flat until: share up to which no "
-            "more than 1 point is lost",
+            f"points: change of {dense.score_name} at this share; mean points: over all shares; flat until: share up "
+            "to which no more than 1 point is lost",
         ),
     ]
     if sensitivity.left_out:
@@ -191,23 +200,23 @@ def sensitivity_facts(sensitivity: Sensitivity) -> tuple[tuple[str, str], ...]:
 
 
 def _points(change: float) -> str:
-    """Return a change of top-1 in points, without a minus before zero."""
+    """Return a change of a score in points, without a minus before zero."""
     return f"{round(100 * change, 1) + 0.0:+.1f}"
 
 
 def _curve(group: GroupSensitivity, dense: float) -> tuple[list[float], list[float]]:
-    """Return the shares and the top-1, both in percent, beginning with the dense model."""
+    """Return the shares and the scores, both in percent, beginning with the dense model."""
     xs = [0.0, *(100 * point.share for point in group.points)]
-    return xs, [dense, *(100 * point.evaluation.top1 for point in group.points)]
+    return xs, [dense, *(100 * point.evaluation.score for point in group.points)]
 
 
 def _named(
     sensitivity: Sensitivity, groups: Sequence[GroupSensitivity]
 ) -> tuple[list[GroupSensitivity], list[GroupSensitivity]]:
     """Return the groups whose curves carry names, the steepest first, and the others: those that fall less, or not."""
-    ranked = sorted(groups, key=lambda group: sum(point.evaluation.top1 for point in group.points))
-    floor = sensitivity.dense.top1 - FLAT
-    falling = [group for group in ranked if min(point.evaluation.top1 for point in group.points) < floor]
+    ranked = sorted(groups, key=lambda group: sum(point.evaluation.score for point in group.points))
+    floor = sensitivity.dense.score - FLAT
+    falling = [group for group in ranked if min(point.evaluation.score for point in group.points) < floor]
     named = falling[:NAMED]
     return named, [group for group in ranked if group not in named]
 

@@ -10,7 +10,7 @@ from typing import Any
 from secateur.files import whole_file
 from secateur.graph import Plan
 from secateur.record import RunRecord, TrainResult
-from secateur.report.result import model_titles
+from secateur.report.result import model_titles, score_name
 from secateur.report.values import count, share
 
 DENSE, KEPT, ACCENT = "#c9d3cc", "#2f6b4f", "#b5532a"
@@ -77,7 +77,7 @@ def _figure(record: RunRecord, plan: Plan) -> Any:
     groups, accuracy, training = figure.subplots(1, 3, width_ratios=(2, 1.15, 1.15))
     _draw_groups(groups, plan)
     _draw_accuracy(accuracy, record)
-    _draw_training(training, record.phases)
+    _draw_training(training, record.phases, score_name(record))
     for axes in (groups, accuracy, training):
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_axisbelow(True)
@@ -114,18 +114,23 @@ def _draw_accuracy(axes: Any, record: RunRecord) -> None:
         if value is None or value.macs is None or value.test is None:
             continue
         most = max(most, value.macs)
-        label = f"{titles[key]}: {share(value.test.top1, 1)} at {count(value.macs)} MACs"
-        (marks[key],) = axes.plot([value.macs / 1e6], [100 * value.test.top1], linestyle="none", label=label, **looks)
+        label = f"{titles[key]}: {share(value.test.score, 1)} at {count(value.macs)} MACs"
+        (marks[key],) = axes.plot([value.macs / 1e6], [100 * value.test.score], linestyle="none", label=label, **looks)
     axes.set_title("Accuracy and compute", loc="left")
-    axes.set(xlabel="million MACs per sample", ylabel="test top-1 in %", xlim=(0, 1.07 * most / 1e6), ylim=(0, 105))
+    axes.set(
+        xlabel="million MACs per sample",
+        ylabel=f"test {score_name(record)} in %",
+        xlim=(0, 1.07 * most / 1e6),
+        ylim=(0, 105),
+    )
     if marks:
         legend_below(axes, handles=[marks[key] for key in titles if key in marks])
 
 
-def _draw_training(axes: Any, phases: Sequence[TrainResult]) -> None:
+def _draw_training(axes: Any, phases: Sequence[TrainResult], name: str) -> None:
     curves, start = [], 0
     for phase in phases:
-        seen = [(start + e.epoch + 1, 100 * e.validation.top1) for e in phase.epochs if e.validation]
+        seen = [(start + e.epoch + 1, 100 * e.validation.score) for e in phase.epochs if e.validation]
         curves += [(phase.phase, seen)] if seen else []
         start += len(phase.epochs)
     # Phases that differ in their number alone, one per layer or step, share a colour and a line of the legend.
@@ -138,7 +143,7 @@ def _draw_training(axes: Any, phases: Sequence[TrainResult]) -> None:
             axes.plot(*zip(*seen, strict=True), "o-", markersize=4, color=colour, label=label)
             label = "_"  # in the legend once
     axes.set_title("Training", loc="left")
-    axes.set(xlabel="epoch", ylabel="validation top-1 in %", xlim=(0.5, max(start, 1) + 0.5))
+    axes.set(xlabel="epoch", ylabel=f"validation {name} in %", xlim=(0.5, max(start, 1) + 0.5))
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if not curves:
         text = "accuracy was not measured\nduring training" if start else "nothing was trained"

@@ -5,10 +5,10 @@ from pathlib import Path
 
 from secateur.files import write_text
 from secateur.graph import Plan
-from secateur.record import RunRecord, TrainResult
+from secateur.record import TOP1, RunRecord, TrainResult
 from secateur.report.figure import write_figure
 from secateur.report.grid import Grid
-from secateur.report.result import model_titles, result_facts, result_grid, samples_text
+from secateur.report.result import model_titles, result_facts, result_grid, samples_text, score_name
 from secateur.report.values import share
 
 
@@ -51,6 +51,7 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
         kept_grid(plan).to_markdown(),
         *_left_alone(record),
         *_search(record),
+        *_steps(record),
         *(_phase(phase) for phase in record.phases if phase.epochs),
         "## Where it ran",
         "\n".join(f"* {name}: {value}" for name, value in vars(record.environment).items()),
@@ -71,10 +72,11 @@ def exact_grid(record: RunRecord) -> Grid:
             (
                 title,
                 *(f"{number:,}" if number is not None else "–" for number in counts),
-                *(share(accuracy.top1) if accuracy else "–" for accuracy in accuracies),
+                *(share(accuracy.score) if accuracy else "–" for accuracy in accuracies),
             )
         )
-    headers = ("model", "MACs", "parameters", "file bytes", "activation bytes", "validation top-1", "test top-1")
+    name = score_name(record)
+    headers = ("model", "MACs", "parameters", "file bytes", "activation bytes", f"validation {name}", f"test {name}")
     return Grid("Exact numbers", headers, tuple(rows))
 
 
@@ -94,12 +96,13 @@ def _phase(phase: TrainResult) -> str:
             str(epoch.epoch + 1),
             f"{epoch.train_loss:.4f}",
             f"{epoch.learning_rate:.3g}",
-            share(epoch.validation.top1) if epoch.validation else "–",
+            share(epoch.validation.score) if epoch.validation else "–",
             f"{epoch.images_per_s:,.0f}",
         )
         for epoch in phase.epochs
     )
-    grid = Grid(phase.phase, ("epoch", "loss", "learning rate", "validation top-1", "images/s"), rows)
+    name = next((epoch.validation.score_name for epoch in phase.epochs if epoch.validation), TOP1)
+    grid = Grid(phase.phase, ("epoch", "loss", "learning rate", f"validation {name}", "images/s"), rows)
     return f"## Training: {phase.phase}\n\n{grid.to_markdown()}"
 
 
@@ -139,6 +142,19 @@ def _left_alone(record: RunRecord) -> list[str]:
         f"Left alone, as asked for (`method.{name}`): {', '.join(f'`{pattern}`' for pattern in patterns)}."
         for name, patterns in asked.items()
     ]
+
+
+def _steps(record: RunRecord) -> list[str]:
+    """Return a section with the figures of the steps that a method took."""
+    pictures = {
+        "steps_kept_png": "share of its units that each layer keeps, step by step",
+        "steps_accuracy_png": "validation accuracy against multiply-adds, step by step",
+        "steps_scores_png": "scores of the units of each layer, step by step",
+    }
+    found = [f"![{text}]({record.files[what]})" for what, text in pictures.items() if what in record.files]
+    if not found:
+        return []
+    return ["## Step by step", *found, f"The numbers: [{record.files['steps']}]({record.files['steps']})."]
 
 
 def _search(record: RunRecord) -> list[str]:

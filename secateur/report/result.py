@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
-from secateur.record import Evaluation, Measurement, Proof, RunRecord
+from secateur.record import MEAN_IOU, TOP1, Evaluation, Measurement, Proof, RunRecord
 from secateur.report.grid import Grid
 from secateur.report.values import NOTHING, count, latency, of_dense, share, size
 
@@ -43,9 +43,16 @@ def result_grid(record: RunRecord) -> Grid:
     samples = dense.test.samples if dense.test else 0
     return Grid(
         title=f"Before and after, on {samples:,} test samples",
-        headers=("model", "top-1", "loss", "MACs", "parameters", "file", "peak activations", "latency"),
+        headers=("model", score_name(record), "loss", "MACs", "parameters", "file", "peak activations", "latency"),
         rows=tuple(rows),
     )
+
+
+def score_name(record: RunRecord) -> str:
+    """Return what the models of a run are compared by: top-1, or mIoU where each pixel has a class."""
+    measured = (found for value in record.measurements.values() for found in (value.validation, value.test) if found)
+    trained = (epoch.validation for phase in record.phases for epoch in phase.epochs if epoch.validation)
+    return next((found.score_name for found in (*measured, *trained)), TOP1)
 
 
 def model_titles(record: RunRecord) -> dict[str, str]:
@@ -62,10 +69,11 @@ def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[t
     if record.agreement is not None:
         met = record.agreement
         same = "every one" if met.equal == met.samples else f"{met.equal:,}"
+        compared = "labelled test pixels" if score_name(record) == MEAN_IOU else "test samples"
         facts.append(
             (
                 "ONNX and torch",
-                f"the same class on {same} of {met.samples:,} test samples; largest logit difference "
+                f"the same class on {same} of {met.samples:,} {compared}; largest logit difference "
                 f"{met.max_difference:.1e}",
             )
         )
@@ -103,7 +111,7 @@ def weak_comparisons(record: RunRecord) -> list[str]:
         f"{found.samples:,} {split} sample{'' if found.samples == 1 else 's'}: one sample is "
         f"{100 / found.samples:.3g} points of top-1"
         for split, found in splits.items()
-        if 0 < found.samples < FEW_SAMPLES
+        if 0 < found.samples < FEW_SAMPLES and found.top1 is not None
     ]
     guesses = [text for split, found in splits.items() if (text := _guess_text(split, found, _classes(record)))]
     if guesses:
@@ -127,10 +135,11 @@ def _guess_text(split: str, found: Evaluation, classes: int | None) -> str:
 
     Without the number of classes the top-5 tells: whoever guesses is right as often with each of the five most likely
     classes. With five classes or fewer the top-5 is always right, and tells nothing.
+    Of a mean IoU nobody can tell, because what guessing gives depends on how common each class is.
     """
-    if classes is None and not 0 < found.top5 < 1:
+    if found.top1 is None or (classes is None and not 0 < (found.top5 or 0) < 1):
         return ""
-    chance = 1 / classes if classes is not None else found.top5 / 5
+    chance = 1 / classes if classes is not None else (found.top5 or 0) / 5
     limit = chance + 2 * math.sqrt(chance * (1 - chance) / max(1, found.samples))
     return f"{share(found.top1)} on {split}, where guessing gives up to {share(limit)}" if found.top1 <= limit else ""
 
@@ -173,7 +182,7 @@ def locked_texts(locked: Mapping[str, str]) -> list[str]:
 
 def _cells(value: Measurement, dense: Measurement) -> tuple[str, ...]:
     return (
-        share(value.test.top1) if value.test else NOTHING,
+        share(value.test.score) if value.test else NOTHING,
         f"{value.test.loss:.4f}" if value.test else NOTHING,
         count(value.macs) + of_dense(value.macs, dense.macs),
         count(value.params) + of_dense(value.params, dense.params),

@@ -99,6 +99,8 @@ def artifact_facts(info: ArtifactInfo) -> tuple[tuple[str, str], ...]:
         total = sum(info.plan.sizes.values())
         facts.append(("cut", f"{total - kept} of {total} units in {len(info.plan.kept)} groups"))
         facts += plan_facts(info.plan)
+        if info.plan.selected:
+            facts.append(("selected", f"{len(info.plan.selected)} selections of channels lose entries"))
     if info.preprocessing is not None:
         shape = "×".join(map(str, info.preprocessing.input_shape))
         facts.append(("input", f"{shape}, (pixel / {info.preprocessing.peak:g} − mean) / std"))

@@ -51,7 +51,7 @@ class TradeoffPoint(Protocol):
 
     @property
     def drop_points(self) -> float | None:
-        """Percentage points of top-1 below the dense model."""
+        """Percentage points of the score below the dense model."""
 
     @property
     def within(self) -> bool:
@@ -71,7 +71,7 @@ class Tradeoff(Protocol):
 
     @property
     def max_drop_points(self) -> float:
-        """Percentage points of validation top-1 that may be lost."""
+        """Percentage points of the validation score that may be lost."""
 
     @property
     def recovery_epochs(self) -> int:
@@ -87,7 +87,7 @@ class Tradeoff(Protocol):
 
     @property
     def standard_error_points(self) -> float:
-        """Of the dense model's top-1, in percentage points."""
+        """Of the dense model's score, in percentage points; 0 where nobody knows it."""
 
     @property
     def curve(self) -> Sequence[TradeoffPoint]:
@@ -100,7 +100,7 @@ class Tradeoff(Protocol):
 
 def tradeoff_grid(tradeoff: Tradeoff) -> Grid:
     """Return one row per candidate, the largest first, below the dense model."""
-    rows = [("dense", NOTHING, NOTHING, NOTHING, NOTHING, share(tradeoff.dense.top1), NOTHING, "")]
+    rows = [("dense", NOTHING, NOTHING, NOTHING, NOTHING, share(tradeoff.dense.score), NOTHING, "")]
     for point in reversed(tradeoff.curve):
         rows.append(
             (
@@ -108,8 +108,8 @@ def tradeoff_grid(tradeoff: Tradeoff) -> Grid:
                 share(point.reached, 1),
                 count(point.macs),
                 count(point.params),
-                share(point.after_cut.top1 if point.after_cut else None),
-                share(point.validation.top1 if point.validation else None),
+                share(point.after_cut.score if point.after_cut else None),
+                share(point.validation.score if point.validation else None),
                 NOTHING if point.drop_points is None else f"{point.drop_points:.2f}",
                 _verdict(point, tradeoff),
             )
@@ -121,7 +121,7 @@ def tradeoff_grid(tradeoff: Tradeoff) -> Grid:
             "left",
             "MACs",
             "parameters",
-            "top-1 after the cut",
+            f"{tradeoff.dense.score_name} after the cut",
             f"after {_epochs(tradeoff)}",
             "points lost",
             f"at most {tradeoff.max_drop_points:g}",
@@ -139,7 +139,8 @@ def tradeoff_markdown(tradeoff: Tradeoff, *, figure: str | None = None) -> str:
     """
     grid = tradeoff_grid(tradeoff)
     chosen = _chosen(tradeoff)
-    near = f"top-1 after {_epochs(tradeoff)} is at most {tradeoff.max_drop_points:g} points below the dense model's."
+    name, points = tradeoff.dense.score_name, tradeoff.max_drop_points
+    near = f"{name} after {_epochs(tradeoff)} is at most {points:g} points below the dense model's."
     parts = [
         f"## {grid.title}",
         f"No budget was tried whose {near}"
@@ -221,9 +222,9 @@ def _figure(tradeoff: Tradeoff) -> Any:
 
 
 def _draw_whole(axes: Any, tradeoff: Tradeoff) -> None:
-    dense = 100 * tradeoff.dense.top1
-    cut = [(_left(point), 100 * point.after_cut.top1) for point in tradeoff.curve if point.after_cut]
-    tuned = [(_left(point), 100 * point.validation.top1) for point in tradeoff.curve if point.validation]
+    name, dense = tradeoff.dense.score_name, 100 * tradeoff.dense.score
+    cut = [(_left(point), 100 * point.after_cut.score) for point in tradeoff.curve if point.after_cut]
+    tuned = [(_left(point), 100 * point.validation.score) for point in tradeoff.curve if point.validation]
     # The dense model ends both curves: nothing was cut, so there is nothing to recover from.
     xs, ys = zip(*tuned, (100, dense), strict=True)
     axes.plot(xs, ys, color=KEPT, marker="o", markersize=5, linewidth=1.6, label=f"after {_epochs(tradeoff)}")
@@ -238,8 +239,8 @@ def _draw_whole(axes: Any, tradeoff: Tradeoff) -> None:
         axes.axvspan(0, max(refused), color=DENSE, alpha=0.5, linewidth=0, label="cannot be cut so far")
     chosen = _chosen(tradeoff)
     if chosen and chosen.validation:
-        _ring(axes, _left(chosen), 100 * chosen.validation.top1, "chosen")
-    axes.set(title="Accuracy against budget", ylabel="validation top-1 in %", ylim=(0, 105), xlim=(0, 103))
+        _ring(axes, _left(chosen), 100 * chosen.validation.score, "chosen")
+    axes.set(title="Accuracy against budget", ylabel=f"validation {name} in %", ylim=(0, 105), xlim=(0, 103))
 
 
 def _draw_close(axes: Any, tradeoff: Tradeoff) -> None:
@@ -248,11 +249,12 @@ def _draw_close(axes: Any, tradeoff: Tradeoff) -> None:
         (_left(point), point.drop_points, point.within) for point in tradeoff.curve if point.drop_points is not None
     ]
     beyond = [lost for _, lost, _ in points if lost > limit]
-    bottom = max(2 * limit, 2.5 * error, 1.25 * min(beyond, default=0.0))
-    top = min(-1.5 * error, *(lost - 0.5 * error for _, lost, _ in points))
-    shown = [left for left, lost, _ in points if lost <= bottom]
-    first = min(shown)
-    axes.axhspan(-error, error, color=DENSE, alpha=0.45, linewidth=0, label="dense ± one standard error")
+    room = error or 0.4  # points, where no standard error is known
+    bottom = max(2 * limit, 2.5 * room, 1.25 * min(beyond, default=0.0))
+    top = min(-1.5 * room, *(lost - 0.5 * room for _, lost, _ in points))
+    first = min(left for left, lost, _ in points if lost <= bottom)
+    if error:
+        axes.axhspan(-error, error, color=DENSE, alpha=0.45, linewidth=0, label="dense ± one standard error")
     axes.axhline(0, color="black", linewidth=1)
     axes.axhline(limit, color="black", linestyle="--", linewidth=1, label=f"limit: {limit:g} points")
     xs, ys = zip(*((left, lost) for left, lost, _ in points), (100, 0.0), strict=True)
@@ -268,7 +270,8 @@ def _draw_close(axes: Any, tradeoff: Tradeoff) -> None:
         _ring(axes, _left(chosen), chosen.drop_points, words)
     margin = 0.06 * (100 - first) + 0.5
     # Upside down, so that better is higher, as on the left.
-    axes.set(title="Close-up at the limit", ylabel="points of top-1 below the dense model", ylim=(bottom, top))
+    label = f"points of {tradeoff.dense.score_name} below the dense model"
+    axes.set(title="Close-up at the limit", ylabel=label, ylim=(bottom, top))
     axes.set_xlim(first - margin, 100 + margin)
 
 

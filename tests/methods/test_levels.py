@@ -1,6 +1,7 @@
 """Whole blocks and approximate groups through every method: decided, trained, continued, refused where they cannot."""
 
 import warnings
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ class Untrained:
         return Evaluation(loss=0.0, top1=min(1.0, count / 300_000), top5=1.0, samples=1000)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if "level" in {f.name for f in fields(kind)}])
 @pytest.mark.parametrize("level", ["block", "both"])
 def test_blocks_go_and_the_budget_holds(name: str, level: str, model: nn.Module) -> None:
     graph = trace(model, IMAGES)
@@ -105,7 +106,7 @@ def test_a_run_over_blocks_is_recorded_continued_and_saved(task: SupervisedTask,
     save(first.model, tmp_path / "small.safetensors", plan=first.plan)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", ["l1", "magnitude", "global"])  # the others train before they decide, or drop blocks
 def test_approximate_groups_are_cut_when_asked(name: str) -> None:
     torch.manual_seed(0)
     dense, task = Normed().eval(), Untrained()

@@ -9,7 +9,7 @@ import yaml
 
 from secateur.cost import Budget
 from secateur.errors import BudgetError, SecateurError, UsageError
-from secateur.methods import L1, Magnitude
+from secateur.methods import L1, METHODS, Magnitude
 from secateur.recipe import Recipe, demo_recipe, read_recipe, recipe_from, recipe_schema, recipe_text, recipe_yaml
 from secateur.training import Distillation
 
@@ -342,7 +342,7 @@ def test_the_schema_names_every_key() -> None:
     assert schema["required"] == ["model", "data"]
     objects = [rule for rule in schema["$defs"].values() if rule["type"] == "object"]
     assert all(rule["additionalProperties"] is False for rule in [schema, *objects])
-    assert set(schema["properties"]["method"]["discriminator"]["mapping"]) == {"l1", "magnitude"}
+    assert set(schema["properties"]["method"]["discriminator"]["mapping"]) == set(METHODS)
     json.dumps(schema)
 
 

@@ -6,18 +6,17 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
-from secateur.cost import Budget, Scope, allocate
-from secateur.cost.budget import meter
+from secateur.cost import Budget, Scope
 from secateur.criteria import criterion_named, score
 from secateur.criteria.blocks import BlockScores
 from secateur.criteria.scoring import Combine, Scores
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
 from secateur.methods.contract import Compressed, Progress
-from secateur.methods.levels import Level, blocks_to_drop, check_level
+from secateur.methods.levels import Level, blocks_to_drop
 from secateur.methods.running import MethodRun, in_original_numbers, require_budget, silent
-from secateur.methods.streams import SPARED, cuts_streams, sparing_streams
-from secateur.names import unknown_name
+from secateur.methods.stepping import Residual, check_cuts, even_budgets, planned
+from secateur.methods.streams import SPARED, cuts_streams
 from secateur.training import Store, Task, TrainSettings
 
 
@@ -35,14 +34,14 @@ class Magnitude:
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     name: Literal["magnitude"] = "magnitude"
-    criterion: str = "l1"  # l1, l2 or random
+    criterion: str = "l1"  # of the weights: l1, l2, fpgm, lamp, bn_scale or random
     combine: Combine = "mean"  # of the members of a group
     scope: Scope = "global"  # global, local or isomorphic
     normalize: bool = True  # divide scores by their group's mean in global scope
     min_units: int = 1  # that every group keeps
     min_share: float = 0.0  # of its units that every group keeps
     round_to: int = 1  # kept sizes are multiples of this
-    residual: Literal["spare", "inner", "group"] = "spare"  # cut residual streams only if need be, never, or always
+    residual: Residual = "spare"  # cut residual streams only if need be, never, or always
     lock: tuple[str, ...] = ()  # patterns of groups, and of blocks, to leave alone
     level: Level = "channel"  # what goes: channel, block or both
     allow_approximate: bool = False  # also cut channels that are normalised together, which is not the same as zeroing
@@ -54,17 +53,12 @@ class Magnitude:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot work."""
-        criterion_named(self.criterion)
-        if self.residual not in ("spare", "inner", "group"):
-            raise UsageError(unknown_name("setting of residual", self.residual, ("spare", "inner", "group")))
-        check_level(self.level)
-        if self.steps < 1:
-            raise UsageError(f"steps is {self.steps}, but must be at least 1")
-        if self.steps > 1 and self.level != "channel":
+        if criterion_named(self.criterion).needs_data:
             raise UsageError(
-                f"steps is {self.steps} and level is {self.level}, but whole blocks go in one step; give steps 1 "
-                "(--steps 1) or level channel (--level channel)"
+                f"the criterion {self.criterion} needs data, which magnitude does not look at; use the method global "
+                "(--method global)"
             )
+        check_cuts(self, self.steps)
         for name in ("step_epochs", "finetune_epochs"):
             if getattr(self, name) < 0:
                 raise UsageError(f"{name} is {getattr(self, name)}, but must be at least 0")
@@ -72,7 +66,7 @@ class Magnitude:
     def decide(self, graph: ChannelGraph, model: nn.Module, budget: Budget | None) -> Plan:
         """See :class:`secateur.methods.Method`; as if there were one step."""
         budget = require_budget(self.name, budget)
-        return self._allocated(graph, self._scores(graph, model), self._block_scores(graph, model), budget)
+        return self._planned(graph, self._scores(graph, model), self._block_scores(graph, model), budget)
 
     def compress(
         self, model: nn.Module, task: Task, budget: Budget | None, *, store: Store, progress: Progress | None = None
@@ -90,12 +84,12 @@ class Magnitude:
             tell=progress or silent,
         )
         small, plan = model, run.graph.plan({})
-        for number, target in enumerate(_targets(run.graph, budget, self.steps), start=1):
+        for number, target in enumerate(even_budgets(run.graph, budget, self.steps), start=1):
 
             def decision(small: nn.Module = small, earlier: Plan = plan, target: Budget = target) -> Plan:
                 scores = self._scores(run.graph.after(earlier), small)
                 scores = in_original_numbers(run.graph, earlier, scores)
-                return self._allocated(run.graph, scores, self._block_scores(run.graph, small), target)
+                return self._planned(run.graph, scores, self._block_scores(run.graph, small), target, earlier)
 
             small, plan = run.cut(small, plan, number, self.steps, target, decision)
             if number < self.steps:
@@ -110,42 +104,16 @@ class Magnitude:
     def _block_scores(self, graph: ChannelGraph, model: nn.Module) -> BlockScores | None:
         return blocks_to_drop(self.level, graph, model, self.criterion, combine=self.combine, seed=self.seed)
 
-    def _allocated(self, graph: ChannelGraph, scores: Scores, blocks: BlockScores | None, budget: Budget) -> Plan:
-        if self.level == "block":
-            return self._allocate(graph, {}, blocks, budget)
-
-        def attempt(*, streams: bool) -> Plan:
-            chosen = {name: values for name, values in scores.items() if streams or not graph.group(name).is_stream}
-            return self._allocate(graph, chosen, blocks, budget)
-
-        return sparing_streams(attempt) if self.residual == "spare" else attempt(streams=self.residual == "group")
-
-    def _allocate(self, graph: ChannelGraph, scores: Scores, blocks: BlockScores | None, budget: Budget) -> Plan:
-        return allocate(
-            graph,
-            scores,
-            budget,
-            scope=self.scope,
-            normalize=self.normalize and not criterion_named(self.criterion).globally_comparable,
-            min_units=self.min_units,
-            min_share=self.min_share,
-            round_to=self.round_to,
-            lock=self.lock,
-            blocks=blocks,
-            allow_approximate=self.allow_approximate,
-        )
+    def _planned(
+        self,
+        graph: ChannelGraph,
+        scores: Scores,
+        blocks: BlockScores | None,
+        budget: Budget,
+        earlier: Plan | None = None,
+    ) -> Plan:
+        normalize = self.normalize and not criterion_named(self.criterion).globally_comparable
+        return planned(self, graph, scores, blocks, budget, normalize=normalize, earlier=earlier)
 
 
 _SETTINGS: TypeAdapter[Magnitude] = TypeAdapter(Magnitude)
-
-
-def _targets(graph: ChannelGraph, budget: Budget, steps: int) -> list[Budget]:
-    """Return the budgets on the way: every limit is approached from the original's cost in even steps."""
-    limits = budget.limits(graph)
-    if steps == 1:
-        return [budget]
-    costs = {name: meter(name, graph)(graph.sizes) for name in limits}
-    return [
-        Budget(**{name: int(cost - (cost - min(cost, limits[name])) * step / steps) for name, cost in costs.items()})
-        for step in range(1, steps + 1)
-    ]

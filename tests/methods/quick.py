@@ -1,0 +1,24 @@
+"""Settings with which each method runs in seconds on the digits."""
+
+from typing import Any
+
+from secateur.training import TrainSettings
+
+SETTINGS = TrainSettings(batch_size=256, learning_rate=0.01, schedule="constant")
+QUICK: dict[str, dict[str, Any]] = {
+    "magnitude": {"finetune_epochs": 1, "steps": 2},
+    "l1": {"finetune_epochs": 1, "finetune": None},
+    "global": {"finetune_epochs": 1, "steps": 2, "criterion": "gate_taylor"},
+    "blocks": {"finetune_epochs": 1, "score_batches": 1},
+    "gate_decorator": {
+        "share": 0.1,
+        "tick": SETTINGS,
+        "tick_subset": 256,
+        "tock": SETTINGS,
+        "tock_epochs": 1,
+        "finetune": SETTINGS,
+        "finetune_epochs": 1,
+        "cooldown_epochs": 0,
+    },
+    "network_slimming": {"sparse_epochs": 1, "finetune_epochs": 1, "training": None},
+}
