@@ -38,7 +38,11 @@ if TYPE_CHECKING:
     from secateur.graph import verify as verify
     from secateur.methods import L1 as L1
     from secateur.methods import METHODS as METHODS
+    from secateur.methods import Blocks as Blocks
+    from secateur.methods import GateDecorator as GateDecorator
+    from secateur.methods import GlobalPruning as GlobalPruning
     from secateur.methods import Magnitude as Magnitude
+    from secateur.methods import NetworkSlimming as NetworkSlimming
     from secateur.models import build_model as build_model
     from secateur.training import Store as Store
     from secateur.training import SupervisedTask as SupervisedTask
@@ -68,7 +72,15 @@ _HOME = {
         "trace",
         "verify",
     ),
-    "secateur.methods": ("L1", "METHODS", "Magnitude"),
+    "secateur.methods": (
+        "L1",
+        "METHODS",
+        "Blocks",
+        "GateDecorator",
+        "GlobalPruning",
+        "Magnitude",
+        "NetworkSlimming",
+    ),
     "secateur.models": ("build_model",),
     "secateur.training": ("Store", "SupervisedTask", "Task", "TrainSettings"),
 }

@@ -67,9 +67,10 @@ def budget(options: BudgetOptions, method: MethodOptions, search: SearchOptions 
 
     given = vars(options)
     searches = search is not None and search.max_drop is not None
-    if method.ratio and searches:
-        raise UsageError("--ratio and --max-drop both decide how much is cut; give one of them")
-    if all(amount is None for amount in given.values()) and (method.ratio or searches):
+    shares = method.ratio or any(text.partition("=")[0].strip() in ("ratio", "ratios") for text in method.setting or ())
+    if shares and searches:
+        raise UsageError("a ratio and --max-drop both decide how much is cut; give one of them")
+    if all(amount is None for amount in given.values()) and (shares or searches):
         return None
     return budget_from(given)
 
@@ -111,7 +112,7 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
     settings = {
         name: value
         for name, value in vars(options).items()
-        if value is not None and name not in ("method", "setting", *RENAMED)
+        if value not in (None, False) and name not in ("method", "setting", *RENAMED)
     }
     if options.lock:
         settings["skip" if "skip" in known else "lock"] = tuple(options.lock)
@@ -120,8 +121,9 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
     for name in settings:
         if name not in known:
             flag = {"ratios": "ratio"}.get(name, name).replace("_", "-")
-            owner = next(other for other, cls in METHODS.items() if name in {f.name for f in dataclasses.fields(cls)})
-            raise UsageError(f"--{flag} is a setting of the method {owner}, not of {options.method}; leave it out")
+            owners = [other for other, cls in METHODS.items() if name in {f.name for f in dataclasses.fields(cls)}]
+            which = f"method {owners[0]}" if len(owners) == 1 else f"methods {', '.join(owners)}"
+            raise UsageError(f"--{flag} is a setting of the {which}, not of {options.method}; leave it out")
     hints = typing.get_type_hints(kind)
     for name, value in settings.items():
         allowed = typing.get_args(hints[name]) if typing.get_origin(hints[name]) is typing.Literal else (value,)
@@ -135,10 +137,21 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
     if "seed" in known:
         settings["seed"] = seed
     if training is not None:
-        settings |= {"finetune_epochs": training.epochs, "finetune": tuning(training)}
+        settings |= _fine_tuning(training, published=kind.trains_to_decide)
     else:
         settings |= {"finetune_epochs": 0, "finetune": None}
     return method_from(kind(**settings), options.setting or ())
+
+
+def _fine_tuning(options: TrainingOptions, *, published: bool) -> dict[str, object]:
+    """Return how to fine-tune; of a method that brings published settings, only what the user has asked for."""
+    asked = {entry.name for entry in dataclasses.fields(options) if getattr(options, entry.name) != entry.default}
+    settings: dict[str, object] = {}
+    if not published or "epochs" in asked:
+        settings["finetune_epochs"] = options.epochs
+    if not published or asked - {"epochs", "train_epochs", "train_lr"}:
+        settings["finetune"] = tuning(options)
+    return settings
 
 
 RENAMED = ("lock", "ratio")

@@ -254,7 +254,14 @@ class ControlOptions:
 class TrainingOptions:
     """How the cut model is fine-tuned, and the dense one trained where it has no weights."""
 
-    epochs: Annotated[int, option("Training", help="epochs of fine-tuning after the cut")] = 20
+    epochs: Annotated[
+        int,
+        option(
+            "Training",
+            help="epochs of fine-tuning after the cut; gate_decorator and network_slimming fine-tune as published, but "
+            "for what is given here",
+        ),
+    ] = 20
     learning_rate: Annotated[float, option("Training", "--lr", help="highest rate of fine-tuning")] = 0.01
     batch_size: Annotated[int, option("Training", help="samples per step")] = 128
     schedule: Annotated[

@@ -45,7 +45,8 @@ def attention_on_shapes(
 
 def _normalised(first: Tensor, *vectors: Any) -> Any:
     sizes = {vector.shape[0] for vector in vectors[:4] if vector is not None}
-    return None if sizes - {first.shape[1]} or not _is_dense(first) else (meta_like(first), _NOTHING, _NOTHING)
+    known = first.is_contiguous() or (first.dim() == 4 and first.is_contiguous(memory_format=torch.channels_last))
+    return None if sizes - {first.shape[1]} or not known else (meta_like(first), _NOTHING, _NOTHING)
 
 
 def _layer_normalised(first: Tensor, shape: Any, weight: Any, bias: Any, *_: Any) -> Any:
@@ -91,16 +92,30 @@ def _activated(first: Tensor, *_: Any) -> Tensor | None:
 def _combined(first: Tensor, second: Any = None, *_: Any) -> Tensor | None:
     if type(second) in (int, float):
         return meta_like(first) if first.is_floating_point() and _is_dense(first) else None
+    if not first.is_floating_point():  # a quotient of integers has another dtype
+        return None
     if _alike(first, second):
         return meta_like(first) if _is_dense(first) else None
     if not isinstance(second, Tensor) or first.dtype != second.dtype:
         return None
     # A gate per channel, as in squeeze-and-excitation, or a vector of scales or shifts; or the other way round.
+    if second.device.type != "meta" and second.dim():
+        return None
     if second.dim() <= first.dim() and _spreads(second, first.shape):
-        return meta_like(first) if _is_dense(first) else None
-    if first.dim() <= second.dim() and _spreads(first, second.shape) and second.device.type == "meta":
-        return meta_like(second) if _is_dense(second) else None
+        return meta_like(first) if first.is_contiguous() and second.is_contiguous() else _by_channel(first, second)
+    if first.dim() <= second.dim() and _spreads(first, second.shape):
+        return meta_like(second) if first.is_contiguous() and second.is_contiguous() else _by_channel(second, first)
     return None
+
+
+def _by_channel(large: Tensor, small: Tensor) -> Tensor | None:
+    """Return what a tensor and one of equal rank with a number per channel give: the strides of the larger one."""
+    gate = small.dim() == large.dim() and small.numel() == max(small.shape, default=1)
+    return meta_like(large) if gate and _is_dense(large) else None
+
+
+def _subtracted_from(first: Tensor, second: Any, *_: Any) -> Tensor | None:
+    return _combined(first, second) if not isinstance(second, Tensor) else None
 
 
 def _spreads(small: Tensor, shape: Sequence[int]) -> bool:
@@ -137,6 +152,8 @@ def _averaged(first: Tensor, axes: Any = None, keep: bool = False, *_: Any) -> T
     if not isinstance(axes, list | tuple) or not axes or not first.is_floating_point():
         return None
     chosen = {axis % first.dim() for axis in axes}
+    if len(chosen) != len(axes):
+        return None
     shape = [1 if axis in chosen else size for axis, size in enumerate(first.shape)]
     return _contiguous(tuple(size for axis, size in enumerate(shape) if keep or axis not in chosen), first.dtype)
 
@@ -175,7 +192,8 @@ _BY_SHAPE: dict[str, Callable[..., Any]] = {
     "bmm": _multiplied,
     "addmm": _multiplied_and_added,
     **dict.fromkeys(ACTIVATIONS, _activated),
-    **dict.fromkeys(["add", "mul", "sub", "rsub", "div"], _combined),
+    **dict.fromkeys(["add", "mul", "sub", "div"], _combined),
+    "rsub": _subtracted_from,
     "cat": _joined,
     "roll": _rolled,
     "masked_fill": _filled,

@@ -68,6 +68,10 @@ class Method(Protocol):
         """Its name in ``METHODS``."""
 
     @property
+    def trains_to_decide(self) -> bool:
+        """Whether it trains before it decides what goes, with published settings of its own."""
+
+    @property
     def finetune_epochs(self) -> int:
         """Passes over the training data after the last cut; 0 leaves the cut model as it is."""
 

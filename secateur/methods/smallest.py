@@ -157,7 +157,7 @@ def refuse_search_around(method: Method) -> None:
     Raises:
         UsageError: it is one.
     """
-    if getattr(method, "trains_to_decide", False):
+    if method.trains_to_decide:
         raise UsageError(
             f"the method {method.name} trains before it decides, and a search would do so for every budget that it "
             "tries; give a budget, or search with magnitude, l1 or global"

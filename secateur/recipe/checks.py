@@ -108,6 +108,15 @@ def require_prunable(graph: ChannelGraph, method: object = None) -> None:
             f"{graph.model_class} has no convolution and no linear layer, so there is nothing to cut; give a network "
             "that has some"
         )
+    if level == "block":
+        locked = [f"{block.name} ({block.locked})" for block in graph.blocks]
+        found = (
+            f"all of its blocks ({len(locked)}) are locked: {', '.join(locked[:NAMED])}" if locked else "it has none"
+        )
+        raise ModelError(
+            f"{graph.model_class} has no residual block that can be dropped: {found}; cut channels, with another "
+            "method or level"
+        )
     reasons = dict.fromkeys(f"{group.name} ({group.locked or group.approximate})" for group in graph.groups)
     shown = ", ".join(list(reasons)[:NAMED])
     more = f" and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""

@@ -41,6 +41,7 @@ class Blocks:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    trains_to_decide: ClassVar[bool] = False
 
     level: ClassVar[Level] = "block"  # what goes
 

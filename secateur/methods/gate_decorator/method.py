@@ -92,6 +92,11 @@ class GateDecorator:
         ):
             if getattr(self, name) not in choices:
                 raise UsageError(unknown_name(f"setting of {name}", str(getattr(self, name)), choices))
+        if isinstance(self.tick_subset, bool) or (self.tick_subset is not None and self.tick_subset <= 0):
+            raise UsageError(
+                f"tick_subset is {self.tick_subset}; give a number of training samples, a share of them in (0, 1], or "
+                "leave it out for all"
+            )
         if isinstance(self.init, str) and self.init not in ("take-over", "one"):
             raise UsageError(unknown_name("setting of init", self.init, ("take-over", "one")) + ", or give a number")
 
@@ -232,6 +237,14 @@ class GateDecorator:
             )
             if getattr(self, name) != standard[name]
         ]
+        if (self.finetune, self.finetune_epochs) != (FINETUNE, standard["finetune_epochs"]):
+            changed.append(
+                "fine-tuning is not the authors' (40 epochs, one triangle of the rate from 1e-3 to 1e-2, batches of "
+                "64, momentum 0)"
+            )
+        for name in ("tick", "tick_epochs", "tick_subset", "tock", "tock_epochs", "ticks_per_tock", "sparsity"):
+            if getattr(self, name) != standard[name]:
+                changed.append(f"{name} is not as in the authors' run of ResNet-56")
         notes = [
             "filters are cut for good after each Tick, where the authors mask them until the end; the function is the "
             "same, and every cut was proved",

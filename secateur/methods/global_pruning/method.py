@@ -43,6 +43,7 @@ class GlobalPruning:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    trains_to_decide: ClassVar[bool] = False
 
     name: Literal["global"] = "global"
     criterion: str = "l1"  # a name in CRITERIA

@@ -44,6 +44,7 @@ class L1:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    trains_to_decide: ClassVar[bool] = False
 
     name: Literal["l1"] = "l1"
     ratios: Mapping[str, float] = field(default_factory=dict)  # pattern of layers → share of filters that goes

@@ -32,6 +32,7 @@ class Magnitude:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    trains_to_decide: ClassVar[bool] = False
 
     name: Literal["magnitude"] = "magnitude"
     criterion: str = "l1"  # of the weights: l1, l2, fpgm, lamp, bn_scale or random
