@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import graph_tables
+import pruning_tables
 from table_parts import machine, rows_to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -186,6 +187,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "criteria": seeds,
     "l1": arms,
     "sensitivity": sensitivity,
+    "gates": pruning_tables.gates,
+    "global_pruning": pruning_tables.global_pruning,
 }
 
 
