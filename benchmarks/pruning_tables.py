@@ -67,6 +67,31 @@ def global_pruning(record: dict[str, Any]) -> str:
     return "\n\n".join([*parts, rows_to_markdown(head, shown), note])
 
 
+def slimming_mnist(record: dict[str, Any]) -> str:
+    """A perceptron, dense and slimmed, beside the published errors."""
+    rows = [
+        [
+            row["arm"],
+            "–".join(map(str, row["hidden"])),
+            f"{row['params']:,}",
+            ", ".join(f"{100 * value:.2f}" for value in row["test_error"]),
+            f"{100 * row['mean']:.2f}"
+            + ("" if row["standard_deviation"] is None else f" ± {100 * row['standard_deviation']:.2f}"),
+            f"{100 * row['published']:.2f}",
+        ]
+        for row in record["rows"]
+    ]
+    seeds = ", ".join(map(str, record["seeds"]))
+    head = ["network", "hidden neurons", "parameters", f"test error %, seeds {seeds}", "mean ± sd", "published"]
+    search, slim, dense = record["search"], record["chosen"]["slim"], record["chosen"]["dense"]
+    note = (
+        f"{record['what']}; {record['train_samples']:,} training images. λ = {slim['penalty']:g} and weight decay "
+        f"{slim['weight_decay']:g} (dense: {dense['weight_decay']:g}) are the best of {len(search['slim'])} pairs "
+        f"(of {len(search['dense'])}) on a validation split; {record['samples']:,} test samples; {machine(record)}."
+    )
+    return f"{rows_to_markdown(head, rows)}\n\n{note}"
+
+
 def _accuracies(record: dict[str, Any], share: float) -> str:
     """Return the arms at one budget, the best first."""
     ranked = sorted((row for row in record["rows"] if row["budget"] == share), key=lambda row: -row["mean"])

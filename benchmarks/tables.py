@@ -189,6 +189,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "sensitivity": sensitivity,
     "gates": pruning_tables.gates,
     "global_pruning": pruning_tables.global_pruning,
+    "slimming_mnist": pruning_tables.slimming_mnist,
 }
 
 
