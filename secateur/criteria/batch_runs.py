@@ -66,12 +66,12 @@ def observe(
     done = 0
     with contextlib.ExitStack() as stack:
         stack.enter_context(randomness_preserved(stored_tensors(model)))
-        stack.enter_context(_left_as_it_was(model, looked_at))
+        stack.enter_context(left_as_it_was(model, looked_at))
         stack.enter_context(mode_of(model, training=mode == "train"))
         observation.watch(without_gradients=not observation.criterion.needs_loss)
         stack.callback(observation.unwatch)
         for batch in batches:
-            samples = _checked_samples(model, batch, done + 1, processes)
+            samples = checked_samples(model, batch, done + 1, processes)
             torch.manual_seed(derive_seed(seed, "score", done, processes.rank))
             if samples:
                 with memory_named(samples):
@@ -96,7 +96,7 @@ def _run_once(observation: Observation, model: nn.Module, batch: Batch, loss: Lo
             if loss is not None:
                 loss(model, batch)
             else:
-                run(model, _call(batch))
+                run(model, call_of(batch))
         return
     assert loss is not None
     with torch.inference_mode(mode=False), torch.enable_grad():
@@ -134,7 +134,7 @@ def _average_gradients(observation: Observation, samples: int, processes: Proces
 
 
 @contextlib.contextmanager
-def _left_as_it_was(model: nn.Module, looked_at: set[int]) -> Iterator[None]:
+def left_as_it_was(model: nn.Module, looked_at: set[int]) -> Iterator[None]:
     """Let autograd follow the parameters that are looked at alone, and put everything back afterwards."""
     parameters = list(model.parameters())
     flags = [(parameter, parameter.requires_grad, parameter.grad) for parameter in parameters]
@@ -154,7 +154,7 @@ def _left_as_it_was(model: nn.Module, looked_at: set[int]) -> Iterator[None]:
                 buffer.copy_(before)
 
 
-def _call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def call_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Return the call that a batch stands for: of the first of (inputs, labels), or of inputs alone."""
     inputs = batch[0] if isinstance(batch, tuple | list) and len(batch) == 2 else batch
     if isinstance(inputs, Mapping):
@@ -162,14 +162,14 @@ def _call(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), {}
 
 
-def _checked_samples(model: nn.Module, batch: Any, number: int, processes: Processes) -> int:
+def checked_samples(model: nn.Module, batch: Any, number: int, processes: Processes) -> int:
     """Return the samples of a batch.
 
     Raises:
         DataError: it has none, though no other process has a part of it, or it holds no tensor.
         UsageError: it is on another device than the model.
     """
-    call = _call(batch)
+    call = call_of(batch)
     found = tensors_of(call)
     if not found:
         raise DataError(f"batch {number} holds no tensor, but {type(batch).__name__}; give (inputs, labels)")
