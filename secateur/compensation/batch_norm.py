@@ -1,0 +1,106 @@
+"""Running statistics of batch norm, measured anew on the network as it is now."""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from secateur.criteria.accumulator import present_processes
+from secateur.criteria.batch_runs import call_of, checked_samples
+from secateur.criteria.reconstruction.listening import left_at_rest
+from secateur.errors import DataError
+from secateur.graph.inputs import run
+from secateur.training import Batch, Processes, sum_over_processes
+from secateur.training.devices import memory_named
+
+
+def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
+    """Measure the running means and variances of all batch norms anew, in place; return how many layers that were.
+
+    Each batch runs once with batch norm in training mode and all else (dropout) in eval mode. Means and unbiased
+    variances are averaged over the batches, as torch's norms do by themselves with ``momentum=None``: every layer sees
+    what the layers before give when they are normalised by the batch. Norms that keep no statistics stay as they are;
+    so do frozen ones: of other classes, with ``momentum=0``, or whose parameters do not train though others do. Modes,
+    momentum, hooks and random states are afterwards as before.
+
+    Source: Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2: population statistics as averages over mini-batches;
+    after a cut, Li et al. 2020, "EagleEye", arXiv:2007.02491, adaptive batch normalisation.
+
+    Args:
+        model: its running statistics change, nothing else.
+        batches: (inputs, labels), or inputs alone, on the model's device, of two samples or more. A batch of a single
+            sample after larger ones, such as the last of a pass, is left out. Under several processes each runs its
+            part, and what all find is averaged.
+
+    Raises:
+        DataError: there are no batches, one is empty, or a layer gets one value per channel, which has no variance.
+        UsageError: data and model are on different devices.
+        TrainingError: memory ran out.
+    """
+    some_train = any(parameter.requires_grad for parameter in model.parameters())
+    norms = [
+        module
+        for module in model.modules()
+        if isinstance(module, _BatchNorm)
+        and module.track_running_stats
+        and module.running_mean is not None
+        and module.momentum != 0
+        and not (some_train and _rests(module))
+    ]
+    if not norms:
+        return 0
+    processes = present_processes()
+    with left_at_rest(model):  # its buffers too, so that nothing is lost where something goes wrong
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.training, norm.momentum = True, None
+        _run_all(model, batches, processes)
+        found = [_over(norm, processes) for norm in norms]
+    with torch.no_grad():
+        for norm, (mean, variance, batches_seen) in zip(norms, found, strict=True):
+            if not batches_seen:
+                continue  # a layer that did not run
+            norm.get_buffer("running_mean").copy_(mean)
+            norm.get_buffer("running_var").copy_(variance)
+            if norm.momentum is None:  # then later averages are weighted by how many batches there were before
+                norm.get_buffer("num_batches_tracked").fill_(round(batches_seen))
+    return sum(bool(batches_seen) for _, _, batches_seen in found)
+
+
+def _run_all(model: nn.Module, batches: Iterable[Batch], processes: Processes) -> None:
+    number, largest = 0, 0
+    for number, batch in enumerate(batches, start=1):
+        samples = checked_samples(model, batch, number, processes)
+        if samples > 1 or (samples and largest <= 1):
+            try:
+                with memory_named(samples):
+                    run(model, call_of(batch))
+            except ValueError as error:
+                if "more than 1 value per channel" not in str(error):
+                    raise
+                raise DataError(
+                    f"batch {number} gives a batch norm one value per channel, which has no variance; give batches of "
+                    "two samples or more"
+                ) from error
+        largest = max(largest, samples)
+    if number == 0:
+        raise DataError("batch norm cannot be measured anew without batches; give at least one")
+
+
+def _over(norm: _BatchNorm, processes: Processes) -> tuple[Tensor, Tensor, float]:
+    """Return the mean and variance over the batches of all processes, shapes (channels,), and how many those were."""
+    mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+    count = norm.get_buffer("num_batches_tracked").to(mean.dtype).reshape(1)
+    if processes.world_size == 1:
+        return mean.clone(), variance.clone(), float(count)
+    total = sum_over_processes(torch.cat([mean * count, variance * count, count]), processes)
+    batches_seen = float(total[-1])
+    means, variances = (total[:-1] / max(batches_seen, 1.0)).chunk(2)
+    return means, variances, batches_seen
+
+
+def _rests(norm: _BatchNorm) -> bool:
+    """Say whether a norm has parameters and trains none of them."""
+    parameters: Sequence[nn.Parameter] = list(norm.parameters())
+    return bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
