@@ -66,9 +66,8 @@ def main():
     averaged_before = copy.deepcopy(ema.module)  # only for the check below
 
     # Both are cut in place by the same plan, so every average keeps its parameter, and the scheduler its optimiser.
-    secateur.apply_(network, plan)
+    secateur.apply_(network, plan, optimizers=[optimizer])
     secateur.apply_(ema.module, plan)
-    secateur.apply_to_optimizer(optimizer, before=network, after=network, plan=plan)
     print(f"cut: {graph.macs():,} → {graph.macs(plan):,} MACs")
     print(f"proof: {secateur.verify(averaged_before, ema.module, plan, images).sentence()}")
     error, effect = check_of_ema(ema, averaged_before, plan, images)

@@ -56,9 +56,7 @@ class CutInTraining(L.Callback):
         proof = secateur.verify(network, secateur.apply(network, plan, verify_with=None), plan, inputs)
         if not proof.passed:
             raise secateur.SecateurError(proof.sentence())
-        secateur.apply_(network, plan)
-        for optimizer in trainer.optimizers:
-            secateur.apply_to_optimizer(optimizer, before=network, after=network, plan=plan)
+        secateur.apply_(network, plan, optimizers=trainer.optimizers)
         self.plan = plan
         print(f"before epoch {trainer.current_epoch}: {graph.macs():,} → {graph.macs(plan):,} MACs")
         print(f"proof: {proof.sentence()}")

@@ -3,9 +3,11 @@
 import difflib
 from collections.abc import Iterable
 
+ALL, SOME = 30, 4  # names that are all listed, and how many are of more
+
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
-    """Return the sentence that refuses ``name``: the nearest known name if one is near, else all of them.
+    """Return the sentence that refuses ``name``: the nearest known name if one is near, else all of them, if not many.
 
     Args:
         kind: what the name names, such as ``"criterion"``.
@@ -16,7 +18,11 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     near = None if is_pattern(name) else nearest_name(name, choices)
     if near is not None:
         return f"unknown {kind} {name!r}; did you mean {near!r}?"
-    return f"unknown {kind} {name!r}; choose one of: {', '.join(choices)}"
+    if not choices:
+        return f"unknown {kind} {name!r}; there is none"
+    if len(choices) <= ALL:
+        return f"unknown {kind} {name!r}; choose one of: {', '.join(choices)}"
+    return f"unknown {kind} {name!r}; there are {len(choices)}, such as {', '.join(choices[:SOME])}"
 
 
 def is_pattern(text: str) -> bool:

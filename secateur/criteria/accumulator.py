@@ -141,15 +141,19 @@ class Accumulator:
 
     def _refuse_missing(self, seen: Collection[str], reason: str) -> None:
         names = [group.name for group in self._groups if group.name not in seen]
-        if names and (self._missing == "refuse" or not seen):
-            more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            kind = _kind(self._criterion)
-            gates = ", or put gates there (secateur.gates.decorate)" if kind == "scales" else ""
-            raise UsageError(
-                f"criterion {self._criterion.name!r} cannot score {len(names)} group(s), because {reason}: "
-                f"{', '.join(names[:NAMED])}{more}; name the others in only=…, leave these whole with missing='leave'"
-                f"{gates}"
-            )
+        if not names or (self._missing == "leave" and seen):
+            return
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        ways = ["take another criterion (--criterion)"]
+        if seen:  # some groups can be scored, so leaving the others whole is a way
+            left = "leave these whole (missing='leave', or --setting missing=leave of the method global)"
+            ways = ["name the others in only=…", left]
+        if _kind(self._criterion) == "scales":
+            ways.append("put gates there (secateur.gates.decorate, or --method gate_decorator)")
+        raise UsageError(
+            f"criterion {self._criterion.name!r} cannot score {'' if seen else 'any of '}{len(names)} group(s), "
+            f"because {reason}: {', '.join(names[:NAMED])}{more}; {', or '.join(ways)}"
+        )
 
 
 _REASONS = {

@@ -11,8 +11,9 @@ from secateur.data.augment import Augmentation, Draws, Normalizer, PixelStore, d
 from secateur.data.labels import checked_labels, class_names_for, partition
 from secateur.data.normalization import NORMALIZATIONS, Normalization
 from secateur.data.order import plan_batches
-from secateur.data.source import Split, require_samples, require_split
-from secateur.errors import DataError, UsageError
+from secateur.data.partitioned import Labelled
+from secateur.data.source import Split
+from secateur.errors import DataError
 
 CHUNK_BYTES = 2**22  # of network inputs that are made at once; more would leave a CPU's cache before it is used
 ALIGNMENT = 64  # bytes, of torch's own tensors
@@ -31,7 +32,7 @@ class LabelledImages:
     labels: Tensor
 
 
-class MemorySource:
+class MemorySource(Labelled):
     """A :class:`DataSource` over tensors; see there for what the methods promise."""
 
     def __init__(
@@ -86,15 +87,6 @@ class MemorySource:
         self._stores: dict[tuple[Split, int, torch.device], PixelStore] = {}
         self._labels_on: dict[tuple[Split, torch.device], Tensor] = {}
 
-    def size(self, split: Split) -> int:
-        """Return how many samples ``split`` has."""
-        return len(self._parts[require_split(split)].rows)
-
-    def labels(self, split: Split) -> Tensor:
-        """Return the class of each sample of ``split``, int64, shape (N,), in stored order."""
-        part = self._parts[require_split(split)]
-        return self._labels[part.stored][part.rows]
-
     def batches(
         self,
         split: Split,
@@ -110,10 +102,7 @@ class MemorySource:
         world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images, labels) as :meth:`DataSource.batches` describes."""
-        part = self._parts[require_split(split)]
-        require_samples(len(part.rows), split, self.name)
-        if augment and seed is None:
-            raise UsageError("augment=True needs a seed to draw from; pass seed=derive_seed(...) of this epoch")
+        part = self._asked_for(split, seed=seed, augment=augment)
         device = torch.device(device)
         plan = plan_batches(
             part.rows.to(device),

@@ -13,16 +13,17 @@ from secateur.data.labels import partition
 from secateur.data.masks import MaskedSample, MaskReader
 from secateur.data.normalization import NORMALIZATIONS, Normalization
 from secateur.data.order import plan_batches
+from secateur.data.partitioned import Partitioned
 from secateur.data.samples import UnreadableSample
-from secateur.data.source import Split, require_samples, require_split
+from secateur.data.source import Split
 from secateur.data.streaming import require_map_style, usable_cpus
 from secateur.data.workers import check_workers, read_batches, stacked
-from secateur.errors import DataError, UsageError
+from secateur.errors import DataError
 
 Frames = tuple[Tensor, Tensor]  # uint8 or float32 (N, C, size, size) and uint8 (N, size, size)
 
 
-class SegmentationSource:
+class SegmentationSource(Partitioned):
     """A :class:`DataSource` over map-style torch data sets of (image, mask), whose labels are masks.
 
     An image is a uint8 or float tensor (C, H, W) or (H, W), a numpy array (H, W, C) or (H, W), or a PIL image. A mask
@@ -99,10 +100,6 @@ class SegmentationSource:
             if isinstance(sample, UnreadableSample):
                 raise DataError(sample.reason)
 
-    def size(self, split: Split) -> int:
-        """Return how many images ``split`` has."""
-        return len(self._parts[require_split(split)].rows)
-
     def batches(
         self,
         split: Split,
@@ -118,10 +115,7 @@ class SegmentationSource:
         world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images, masks) as :meth:`DataSource.batches` describes."""
-        part = self._parts[require_split(split)]
-        require_samples(len(part.rows), split, self.name)
-        if augment and seed is None:
-            raise UsageError("augment=True needs a seed to draw from; pass seed=derive_seed(...) of this epoch")
+        part = self._asked_for(split, seed=seed, augment=augment)
         plan = plan_batches(
             part.rows,
             batch_size=batch_size,

@@ -17,14 +17,15 @@ from secateur.data.augment import Augmentation, Draws, Normalizer, PixelStore, d
 from secateur.data.labels import checked_labels, class_names_for, partition
 from secateur.data.normalization import NORMALIZATIONS, Normalization
 from secateur.data.order import plan_batches
+from secateur.data.partitioned import Labelled
 from secateur.data.resizing import Resizing, View
 from secateur.data.samples import Sample, SampleReader, UnreadableSample
-from secateur.data.source import Split, require_samples, require_split
+from secateur.data.source import Split
 from secateur.data.workers import check_workers, read_batches, stacked
-from secateur.errors import DataError, UsageError
+from secateur.errors import DataError
 
 
-class StreamingSource:
+class StreamingSource(Labelled):
     """A :class:`DataSource` over map-style torch data sets of (image, label).
 
     An image is a uint8 or float tensor (C, H, W) or (H, W), a numpy array (H, W, C) or (H, W), or a PIL
@@ -91,15 +92,6 @@ class StreamingSource:
         self._parts = partition(labels, validation_share, split_seed)
         self._workers = min(workers, usable_cpus())
 
-    def size(self, split: Split) -> int:
-        """Return how many samples ``split`` has."""
-        return len(self._parts[require_split(split)].rows)
-
-    def labels(self, split: Split) -> Tensor:
-        """Return the class of each sample of ``split``, int64, shape (N,), in stored order."""
-        part = self._parts[require_split(split)]
-        return self._labels[part.stored][part.rows]
-
     def batches(
         self,
         split: Split,
@@ -115,10 +107,7 @@ class StreamingSource:
         world_size: int = 1,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (images, labels) as :meth:`DataSource.batches` describes."""
-        part = self._parts[require_split(split)]
-        require_samples(len(part.rows), split, self.name)
-        if augment and seed is None:
-            raise UsageError("augment=True needs a seed to draw from; pass seed=derive_seed(...) of this epoch")
+        part = self._asked_for(split, seed=seed, augment=augment)
         plan = plan_batches(
             part.rows,
             batch_size=batch_size,

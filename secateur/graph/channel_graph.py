@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 
 from secateur.errors import PlanError
-from secateur.graph.blocks import Block, Drop, outermost
+from secateur.graph.blocks import Block
 from secateur.graph.costs import Costs
-from secateur.graph.cuts import fingerprint_of, kept_numbers
+from secateur.graph.cuts import fingerprint_of
 from secateur.graph.graph_json import content_of, fields_from
 from secateur.graph.plan import Plan, kept_after
-from secateur.graph.planning import narrowed_graph, plan_of
-from secateur.graph.selections import Selection, selection_named
-from secateur.graph.shortening import vanishing_groups, without_blocks
+from secateur.graph.planning import blocks_to_drop, narrowed_graph, planned, sizes_after
+from secateur.graph.selections import Selection
+from secateur.graph.shortening import without_blocks
 from secateur.graph.ties import Tie, Why, why
 from secateur.graph.units import DimsByGroup, Group, ParameterDim, SizeAttribute, TensorSpec, UnitArray
 from secateur.names import unknown_name
@@ -125,18 +125,8 @@ class ChannelGraph:
         Raises:
             PlanError: an unknown or locked block.
         """
-        chosen = self._droppable(blocks)
+        chosen = blocks_to_drop(self, blocks)
         return without_blocks(self, chosen) if chosen else self
-
-    def _droppable(self, names: Iterable[str]) -> tuple[Block, ...]:
-        if isinstance(names, str):
-            raise PlanError(f"blocks is the text {names!r}; give a list of names, such as [{names!r}]")
-        blocks = {name: self.block(name) for name in names}
-        for block in blocks.values():
-            if block.locked is not None:
-                raise PlanError(f"the block {block.name!r} cannot be dropped: {block.locked}")
-        outer = {drop.block for drop in outermost(map(Drop.of, blocks.values()))}
-        return tuple(block for block in self.blocks if block.name in outer)
 
     # Cost ----------------------------------------------------------------------------------------------------
 
@@ -149,12 +139,7 @@ class ChannelGraph:
         if plan is None:
             return self.sizes
         self.check(plan)
-        kept = self.sizes.copy()
-        names = {group.name: number for number, group in enumerate(self.groups)}
-        for name, units in plan.kept.items():
-            kept[names[self.group(name).name]] = len(units)
-        kept[[names[self.group(name).name] for name in plan.gone]] = 0
-        return kept
+        return sizes_after(self, plan)
 
     def kept_entries(self, plan: Plan | None) -> UnitArray | None:
         """Return how many entries each selection of channels keeps under ``plan``, shape (selections,); None without.
@@ -188,7 +173,11 @@ class ChannelGraph:
         return int((self.costs.elements(self.kept_sizes(plan), self.kept_entries(plan)) * width).sum())
 
     def activation_bytes(self, plan: Plan | None = None) -> int:
-        """Return the peak over operators of activation bytes alive, per sample."""
+        """Return the peak over operators of activation bytes alive, per sample.
+
+        A selection of channels counts as a copy, which it makes as soon as it leaves a channel out. One that selects
+        all of them returns its input itself, so where the peak lies at such a one the count is that much too high.
+        """
         if plan is not None and plan.drops:
             return self.after(plan).activation_bytes()
         return self.costs.activation_bytes(self.kept_sizes(plan), self.kept_entries(plan))
@@ -231,29 +220,7 @@ class ChannelGraph:
             PlanError: an unknown or locked group, selection or block, a unit out of range, or a group or selection left
                 empty.
         """
-        dropped = self._droppable(blocks)
-        tensors = frozenset(name for block in dropped for name in block.tensors)
-        gone = vanishing_groups(self, tensors) if dropped else ()
-        chosen: dict[str, tuple[int, ...]] = {}
-        for name, units in kept.items():
-            group = self.group(name)
-            numbers = kept_numbers(f"group {name!r}", units)
-            if not numbers:
-                raise PlanError(f"group {name!r} would keep none of its {group.size} units; keep at least one")
-            if numbers[0] < 0 or numbers[-1] >= group.size:
-                bad = numbers[0] if numbers[0] < 0 else numbers[-1]
-                raise PlanError(f"group {name!r} has units 0 to {group.size - 1}, but the plan keeps unit {bad}")
-            if len(numbers) == group.size:
-                continue
-            reason = group.locked or (None if allow_approximate else group.approximate)
-            if reason is not None:
-                raise PlanError(f"group {name!r} cannot be cut: {reason}")
-            if name in gone:
-                continue
-            chosen[name] = tuple(numbers)
-        for path in selected or {}:
-            selection_named(self.selections, path)
-        return plan_of(self, chosen, selected or {}, outermost(map(Drop.of, dropped)), tuple(sorted(gone)))
+        return planned(self, kept, selected or {}, blocks, allow_approximate=allow_approximate)
 
     def drop_blocks(self, blocks: Iterable[str]) -> Plan:
         """Return the plan that drops the named blocks and keeps all else.

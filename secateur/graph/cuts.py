@@ -55,14 +55,17 @@ class Renumbering:
 
 
 def kept_numbers(owner: str, numbers: Iterable[int]) -> list[int]:
-    """Return the units that ``owner`` is to keep, sorted, each once.
+    """Return the units that ``owner`` is to keep, sorted.
 
     Raises:
-        PlanError: they are not whole numbers.
+        PlanError: they are not whole numbers, or one stands there twice.
     """
     if not isinstance(numbers, Iterable):
         raise PlanError(f"the units to keep of {owner} must be a list of numbers, not {numbers!r}")
     found = np.asarray(list(numbers))
     if found.size and (found.dtype.kind not in "iu" or found.ndim != 1):
         raise PlanError(f"the units to keep of {owner} must be whole numbers, not {found.dtype} {found.shape}")
-    return sorted({int(number) for number in found})
+    values, times = np.unique(found, return_counts=True)
+    for value, number in zip(values[times > 1], times[times > 1], strict=True):
+        raise PlanError(f"the units to keep of {owner} name {value} {number} times; give each number once")
+    return [int(value) for value in values]

@@ -1,12 +1,9 @@
 """One run of a model during which labels follow the tensors: the dispatch mode that tracing and masking share."""
 
 import functools
-import os
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
 from typing import Any, Self
 
 import torch
@@ -15,7 +12,8 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from secateur.errors import SecateurError
-from secateur.graph.labels import Bookkeeper, DimensionLabels, IntArray, Labels, attach, labels_of
+from secateur.graph.labelling import Labelling
+from secateur.graph.labels import Bookkeeper, DimensionLabels, Labels, attach, labels_of
 from secateur.graph.rules import Rule, rule_for
 from secateur.graph.rules.attention import scaled_dot_product_attention
 from secateur.graph.rules.elementwise import like_first
@@ -25,13 +23,10 @@ from secateur.graph.shape_rules import attention_on_shapes
 from secateur.graph.shape_run import numbers_in
 from secateur.graph.whole_attention import ATTENTION, WholeAttention
 
-# Frames of torch and of this package are never where a user's code writes a shape.
-OUTSIDE = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parent}{os.sep}", "<")
-
 Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Flow(Labelling, TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Watches every ATen operator of a run and lets its rule say how labels flow.
 
     Subclasses say what is done with it: :class:`~secateur.graph.tracer.Tracer` collects unions and costs,
@@ -39,135 +34,15 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, books: Bookkeeper, module_names: dict[int, str]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.books = books
-        self.unknown: Counter[str] = Counter()
-        self._module_names = module_names
-        self._stack: list[str] = [""]
-        self._running: list[nn.Module] = []
+        super().__init__(books, module_names)
         self._handles: list[Any] = []
         self._depth = 0
         self._attention = WholeAttention(self.attend)
-        self.from_weights = False  # whether the operator at hand reads parameters and constants alone
-
-    # What rules use ------------------------------------------------------------------------------------------
-
-    def dims(self, tensor: Tensor) -> DimensionLabels:
-        """Return the labels of each dimension of ``tensor``, all None for a constant."""
-        labels = labels_of(tensor)
-        return (None,) * tensor.dim() if labels is None else labels.dims
-
-    def give(self, tensor: Tensor, dims: DimensionLabels) -> None:
-        """Label the result of the operator at hand."""
-        attach(tensor, Labels(dims, from_weights=False))
-
-    def unify(self, first: IntArray | None, second: IntArray | None, what: str) -> IntArray | None:
-        """Tie two equally long dimensions; a labelled one that meets an unlabelled one is locked."""
-        if first is None and second is None:
-            return None
-        if first is None or second is None:
-            known = first if first is not None else second
-            assert known is not None
-            self.lock(known, f"{what} with a tensor that is not cut")
-            return known
-        self.books.unify(first, second)
-        return first
-
-    def contract(self, incoming: IntArray | None, consumed: IntArray | None, what: str) -> None:
-        """Tie the channels that an operator sums over; a weight that reads what carries none is locked."""
-        if incoming is None:
-            self.lock(consumed, "reads the model's input, or a tensor that is not cut")
-        else:
-            self.unify(incoming, consumed, what)
-
-    def lock(self, atoms: IntArray | None, reason: str) -> None:
-        """Lock ``atoms`` (if any), naming the module and the source line that runs now."""
-        if atoms is not None:
-            self.books.lock(atoms, f"{reason}{self.where()}")
-
-    def approximate(self, atoms: IntArray | None, reason: str) -> None:
-        """Mark ``atoms`` (if any) as cut only approximately, naming the module and source line."""
-        if atoms is not None:
-            self.books.approximate(atoms, f"{reason}{self.where()}")
-
-    def summed(self, atoms: IntArray) -> None:
-        """Note that ``atoms`` are channels of a sum of activations."""
-        self.books.summed(atoms)
-
-    def locked(self, count: int, reason: str) -> IntArray:
-        """Return labels for ``count`` channels that come from no parameter."""
-        return self.books.locked(count, f"{reason}{self.where()}")
-
-    def where(self) -> str:
-        """Return `` in module 'path' (file.py:line)`` for the call that runs now."""
-        place = f" in module {self._stack[-1]!r}" if self._stack[-1] else ""
-        line = self.line()
-        return f"{place} ({line})" if line else place
-
-    def line(self) -> str:
-        """Return ``file.py:line`` of the model's own code that runs now, empty if there is none."""
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None:
-            if name := _own_file(frame.f_code.co_filename):
-                return f"{name}:{frame.f_lineno}"
-            frame = frame.f_back
-        return ""
-
-    @property
-    def module(self) -> nn.Module | None:
-        """The module whose forward runs now, if any."""
-        return self._running[-1] if self._running else None
-
-    @property
-    def module_path(self) -> str:
-        """Path of the module whose forward runs now; empty for the model itself."""
-        return self._stack[-1]
-
-    def spend(self, function: str, factors: list[tuple[int, IntArray | None]]) -> None:
-        """Record the multiply-adds of a compute operator: the product of ``factors`` (size, labels)."""
-
-    def role(self, tensor: Tensor, axis: int, role: str) -> None:
-        """Record that a dimension of ``tensor``, if it is a weight, ``produces`` or ``consumes`` channels."""
-
-    def regroup(self, weight: Tensor, groups: int) -> bool:
-        """Record that cutting ``weight`` changes its convolution's number of groups; False if it cannot."""
-        del weight, groups
-        return True
-
-    def counts(self, attribute: str, number: int, units: IntArray) -> bool:
-        """Record that an integer of the module that runs now is the ``number`` of ``units``; False if it has no such.
-
-        Args:
-            attribute: what the integer is called.
-            number: the value that the operator at hand was given.
-            units: one atom for each thing counted, shape (number,).
-        """
-        del attribute, number, units
-        return True
-
-    def unread(self, atoms: IntArray) -> None:
-        """Record that the operator at hand leaves ``atoms`` out; of a weight, other inputs may read them."""
-
-    def taken_apart(self, atoms: IntArray, places: list[int]) -> None:
-        """Record that channels were split or sliced at ``places``, which may be written in code."""
-
-    def computed(self, numbers: tuple[float, ...]) -> None:
-        """Record the numbers that the operator at hand computes with."""
 
     @property
     def flattening(self) -> bool:
         """Whether the view that runs is a ``flatten``."""
         return self._attention.flattening
-
-    def paired(self, atoms: IntArray | None) -> None:
-        """Record that ``atoms`` are summed over in a product of two activations, as queries with keys."""
-
-    def carrying_axis(self, block: IntArray, varying: list[int]) -> int:
-        """Choose which of the ``varying`` axes of a split dimension carries its channels; the others are tied.
-
-        The longest, and of equally long ones the last, so that the choice depends on nothing but the shape.
-        """
-        return max(varying, key=lambda axis: (block.shape[axis], axis))
 
     # The dispatch --------------------------------------------------------------------------------------------
 
@@ -275,6 +150,7 @@ class Flow(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __enter__(self) -> Self:
         """Start to watch operators, and modules to know whose forward runs."""
         if not self._handles:
+            self._runner = sys._getframe(1).f_code
             self._handles = [
                 register_module_forward_pre_hook(self._enter_module),
                 register_module_forward_hook(self._leave_module, always_call=True),
@@ -335,12 +211,6 @@ def _fits(tensor: Tensor, dims: DimensionLabels) -> bool:
     return len(dims) == len(shape) and all(
         atoms is None or atoms.size == size for atoms, size in zip(dims, shape, strict=True)
     )
-
-
-@functools.cache
-def _own_file(path: str) -> str:
-    """Return the name of a file of the model's own code, empty for torch's and this package's."""
-    return "" if path.startswith(OUTSIDE) else Path(path).name
 
 
 def tensors_in(call: Call) -> Iterator[Tensor]:

@@ -3,20 +3,18 @@
 import inspect
 import traceback
 from collections.abc import Iterator
-from pathlib import Path
 from types import FrameType
 
-import torch
 from torch import Tensor, nn
 
 from secateur.errors import TraceError
 from secateur.graph import inputs
 from secateur.graph.flow import Call
+from secateur.graph.own_code import own_file
 from secateur.graph.slots import module_names
 from secateur.memory import asked_for, ran_out
 from secateur.returned import described, tensors_within
 
-_OUTSIDE = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
 _RANKS = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}  # by the dimensions of a kernel
 
 _WRAP = "wrap it in a file.py:function whose module takes one batch of images (N, C, H, W)"
@@ -131,9 +129,8 @@ def _line(error: BaseException) -> str:
     """Return `` (file.py, line n)``, the innermost place in code that is neither torch's nor this folder's."""
     found = ""
     for frame, line in _frames(error):
-        name = frame.f_code.co_filename
-        if not name.startswith(_OUTSIDE):
-            found = f" ({Path(name).name}, line {line})"
+        if name := own_file(frame.f_code.co_filename):
+            found = f" ({name}, line {line})"
     return found
 
 

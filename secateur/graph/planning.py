@@ -7,13 +7,66 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from secateur.graph.blocks import Drop
-from secateur.graph.cuts import DimensionCut
+from secateur.errors import PlanError
+from secateur.graph.blocks import Block, Drop, outermost
+from secateur.graph.cuts import DimensionCut, kept_numbers
 from secateur.graph.plan import Plan
-from secateur.graph.selections import renumberings, selected_away, selections_after, with_selected
+from secateur.graph.selections import renumberings, selected_away, selection_named, selections_after, with_selected
+from secateur.graph.shortening import vanishing_groups
+from secateur.graph.units import UnitArray
 
 if TYPE_CHECKING:
     from secateur.graph.channel_graph import ChannelGraph
+
+
+def planned(
+    graph: "ChannelGraph",
+    kept: Mapping[str, Iterable[int]],
+    selected: Mapping[str, Iterable[int]],
+    blocks: Iterable[str],
+    *,
+    allow_approximate: bool,
+) -> Plan:
+    """Return the plan for what :meth:`ChannelGraph.plan` was asked for; see there for arguments and errors."""
+    dropped = blocks_to_drop(graph, blocks)
+    tensors = frozenset(name for block in dropped for name in block.tensors)
+    gone = vanishing_groups(graph, tensors) if dropped else ()
+    chosen: dict[str, tuple[int, ...]] = {}
+    for name, units in kept.items():
+        group = graph.group(name)
+        numbers = kept_numbers(f"group {name!r}", units)
+        if not numbers:
+            raise PlanError(f"group {name!r} would keep none of its {group.size} units; keep at least one")
+        if numbers[0] < 0 or numbers[-1] >= group.size:
+            bad = numbers[0] if numbers[0] < 0 else numbers[-1]
+            raise PlanError(f"group {name!r} has units 0 to {group.size - 1}, but the plan keeps unit {bad}")
+        if len(numbers) == group.size:
+            continue
+        reason = group.locked or (None if allow_approximate else group.approximate)
+        if reason is not None:
+            raise PlanError(f"group {name!r} cannot be cut: {reason}")
+        if name in gone:
+            continue
+        chosen[name] = tuple(numbers)
+    for path in selected:
+        selection_named(graph.selections, path)
+    return plan_of(graph, chosen, selected, outermost(map(Drop.of, dropped)), tuple(sorted(gone)))
+
+
+def blocks_to_drop(graph: "ChannelGraph", names: Iterable[str]) -> tuple[Block, ...]:
+    """Return the named blocks in the graph's order, without those that lie in another one.
+
+    Raises:
+        PlanError: an unknown or locked block, or a single text.
+    """
+    if isinstance(names, str):
+        raise PlanError(f"blocks is the text {names!r}; give a list of names, such as [{names!r}]")
+    blocks = {name: graph.block(name) for name in names}
+    for block in blocks.values():
+        if block.locked is not None:
+            raise PlanError(f"the block {block.name!r} cannot be dropped: {block.locked}")
+    outer = {drop.block for drop in outermost(map(Drop.of, blocks.values()))}
+    return tuple(block for block in graph.blocks if block.name in outer)
 
 
 def plan_of(
@@ -74,6 +127,16 @@ def plan_of(
         selected={path: tuple(np.flatnonzero(~away[path]).tolist()) for path in sorted(away)},
         renumbered=renumberings(selections, removed),
     )
+
+
+def sizes_after(graph: "ChannelGraph", plan: Plan) -> UnitArray:
+    """Return the units that each group keeps, 0 if it is gone, shape (groups,)."""
+    kept = graph.sizes.copy()
+    names = {group.name: number for number, group in enumerate(graph.groups)}
+    for name, units in plan.kept.items():
+        kept[names[graph.group(name).name]] = len(units)
+    kept[[names[graph.group(name).name] for name in plan.gone]] = 0
+    return kept
 
 
 def kept_units(graph: "ChannelGraph", chosen: Mapping[str, tuple[int, ...]]) -> NDArray[np.bool_]:

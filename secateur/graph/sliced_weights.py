@@ -4,8 +4,8 @@ import torch
 from torch import nn
 
 from secateur.graph.plan import Plan
+from secateur.graph.slicing import cut_stored
 from secateur.graph.slots import stored_tensors
-from secateur.graph.surgery import cut_stored
 
 
 def copy_sliced(wide: nn.Module, narrow: nn.Module, plan: Plan) -> None:

@@ -1,18 +1,23 @@
 """Cut a model as a plan says, for good: a copy, or in place with ``apply_``."""
 
 import functools
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _WrappedHook
+from torch.optim import Optimizer
 
 from secateur.errors import PlanError, SurgeryError
 from secateur.graph.copying import copy_model, forget_kept
-from secateur.graph.cuts import DimensionCut, Renumbering, fingerprint_of
+from secateur.graph.cuts import fingerprint_of
 from secateur.graph.dropping import replace_modules, replacements
+from secateur.graph.optimizer import DROPPED, optimizer_cut
 from secateur.graph.plan import Plan
+from secateur.graph.slicing import cut_stored as cut_stored
+from secateur.graph.slicing import cut_tensor as cut_tensor
+from secateur.graph.slicing import renumbered as renumbered
 from secateur.graph.slots import StoredTensor, refuse_wrappers, stored_tensors
 from secateur.graph.written_sizes import write_size
 
@@ -29,13 +34,6 @@ _HOOK_TABLES = (
 
 
 TensorShape = tuple[int, ...]
-
-DROPPED = "_secateur_dropped"
-"""Attribute of a parameter that ``apply_`` has taken out of its model: the name that it had."""
-
-_BLOCK_BYTES = 2**20
-
-_NUMPY_DTYPES = (torch.float32, torch.float64, torch.float16, torch.int64, torch.int32, torch.int8, torch.uint8)
 
 
 def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
@@ -65,17 +63,23 @@ def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
     return small
 
 
-def apply_(model: nn.Module, plan: Plan) -> nn.Module:
+def apply_(model: nn.Module, plan: Plan, *, optimizers: Iterable[Optimizer] = ()) -> nn.Module:
     """Cut ``model`` in place, keeping the identity of modules and parameters (for DDP, EMA, Lightning).
 
     Gradients are cut along. Modules of dropped blocks are replaced, and the others stay. Nothing is proved here: verify
-    the plan on a copy with :func:`apply` first. Optimisers are cut with :func:`apply_to_optimizer`, given ``model`` as
-    ``before`` and as ``after``.
+    the plan on a copy with :func:`apply` first.
+
+    Args:
+        model: what to cut.
+        plan: made for it.
+        optimizers: of the model's parameters, whose state is cut along: all or nothing. One that is given to
+            :func:`apply_to_optimizer` later instead, with ``model`` as ``before`` and as ``after``, can be refused
+            when the model is cut already.
 
     Raises:
         PlanError: the plan was made for another model.
-        SurgeryError: a hook holds a shape that changes, or the model was made under ``torch.inference_mode``. Nothing
-            is changed then.
+        SurgeryError: a hook holds a shape that changes, the model was made under ``torch.inference_mode``, or an
+            optimiser cannot be cut, see :func:`apply_to_optimizer`. Nothing is changed then.
     """
     stored = _checked(model, plan)
     frozen = next((name for name in plan.changed if stored[name].tensor.is_inference()), None)
@@ -89,6 +93,8 @@ def apply_(model: nn.Module, plan: Plan) -> nn.Module:
         for name in plan.cuts_of
         if (gradient := stored[name].tensor.grad) is not None
     }
+    names = {id(entry.tensor): name for name, entry in stored.items()}
+    states = [optimizer_cut(optimizer, names, plan) for optimizer in optimizers]
     for name, data in smaller.items():
         tensor = stored[name].tensor
         tensor.grad = None
@@ -104,68 +110,10 @@ def apply_(model: nn.Module, plan: Plan) -> nn.Module:
     for name in plan.dropped_tensors:
         # For apply_to_optimizer, which finds the parameter in the optimiser alone.
         setattr(stored[name].tensor, DROPPED, name)
+    for state in states:
+        state.carry_out({name: stored[name].tensor for name in plan.shapes_after})
     forget_kept(model)
     return model
-
-
-def cut_stored(name: str, tensor: Tensor, plan: Plan) -> Tensor:
-    """Return what is left of the parameter or buffer ``name``, in new memory.
-
-    Raises:
-        PlanError: the tensor numbers a channel that goes.
-    """
-    return renumbered(cut_tensor(tensor, plan.cuts_of.get(name, ())), plan.renumbering_of.get(name))
-
-
-def renumbered(numbers: Tensor, renumbering: Renumbering | None) -> Tensor:
-    """Return channel numbers as they are when channels before them are gone.
-
-    Raises:
-        PlanError: they are no whole numbers, or one of them is gone.
-    """
-    if renumbering is None or numbers.is_meta:
-        return numbers
-    removed = torch.from_numpy(renumbering.removed).to(numbers.device)
-    if numbers.dtype != torch.int64 or torch.isin(numbers, removed).any():
-        raise PlanError(
-            f"the plan removes channels that {renumbering.parameter} of this model selects; make a plan from this "
-            "model's own graph"
-        )
-    return numbers - torch.searchsorted(removed, numbers)
-
-
-def cut_tensor(tensor: Tensor, cuts: tuple[DimensionCut, ...]) -> Tensor:
-    """Return a new tensor without the removed indices, in the memory format of ``tensor``."""
-    if not cuts:
-        return tensor.clone(memory_format=torch.preserve_format)
-    if tensor.device.type == "cpu" and tensor.dtype in _NUMPY_DTYPES and tensor.is_contiguous():
-        result = _cut_in_blocks(tensor, cuts)
-    else:
-        result = tensor
-        for cut in cuts:
-            result = result.index_select(cut.dim, torch.from_numpy(cut.kept).to(tensor.device))
-    last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.dim())
-    if last is not None and not tensor.is_contiguous() and tensor.is_contiguous(memory_format=last):
-        result = result.contiguous(memory_format=last)
-    return result
-
-
-def _cut_in_blocks(tensor: Tensor, cuts: tuple[DimensionCut, ...]) -> Tensor:
-    """Cut block by block: what lies between two cuts stays in the cache, and only the result takes memory."""
-    shape = list(tensor.shape)
-    for cut in cuts:
-        shape[cut.dim] = cut.kept.size
-    result = torch.empty(shape, dtype=tensor.dtype)
-    source, target = tensor.numpy(), result.numpy()
-    rows = next((cut.kept for cut in cuts if cut.dim == 0), None)
-    others = [cut for cut in cuts if cut.dim != 0]
-    step = max(1, _BLOCK_BYTES * shape[0] // max(1, tensor.numel() * tensor.element_size()))
-    for start in range(0, shape[0], step):
-        block = source[start : start + step] if rows is None else source[rows[start : start + step]]
-        for cut in others:
-            block = block.take(cut.kept, axis=cut.dim)
-        target[start : start + step] = block
-    return result
 
 
 def check_fits(stored: Mapping[str, StoredTensor], model_class: str, plan: Plan) -> None:

@@ -8,8 +8,6 @@ model's code does not follow is locked, with the place; unless integers that the
 
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from types import FrameType
 
 import torch
 from torch import Tensor, nn
@@ -18,8 +16,8 @@ from torch.utils import _pytree as pytree
 from secateur.graph import inputs
 from secateur.graph.channel_graph import ChannelGraph
 from secateur.graph.copying import forget_kept
-from secateur.graph.flow import OUTSIDE
 from secateur.graph.labels import IntArray
+from secateur.graph.own_code import own_file
 from secateur.graph.recorded import Given, ModuleCall, Record
 from secateur.graph.shape_rules import meta_like
 from secateur.graph.shape_run import follow, running_on_shapes
@@ -189,12 +187,8 @@ def _foretold(given: Given, watch: Watch) -> Tensor:
 
 def _line_of(error: BaseException) -> str:
     """Return ``file.py:line`` of the innermost frame that is neither torch's nor ours."""
-    own = [(frame, number) for frame, number in traceback.walk_tb(error.__traceback__) if _is_own(frame)]
+    own = [(f, number) for f, number in traceback.walk_tb(error.__traceback__) if own_file(f.f_code.co_filename)]
     if not own:
         return ""
     frame, number = own[-1]
-    return f"{Path(frame.f_code.co_filename).name}:{number}"
-
-
-def _is_own(frame: FrameType) -> bool:
-    return not frame.f_code.co_filename.startswith(OUTSIDE)
+    return f"{own_file(frame.f_code.co_filename)}:{number}"

@@ -13,8 +13,9 @@ from secateur.graph.labels import IntArray
 from secateur.graph.selections import renumberings
 from secateur.graph.shape_rules import meta_like
 from secateur.graph.shape_run import follow
+from secateur.graph.slicing import cut_tensor, renumbered
 from secateur.graph.slots import StoredTensor, alike
-from secateur.graph.surgery import TensorShape, cut_tensor, layer_sizes, renumbered
+from secateur.graph.surgery import TensorShape, layer_sizes
 from secateur.graph.units import Group, ParameterDim
 from secateur.graph.written_sizes import read_size, write_size
 

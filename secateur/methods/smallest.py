@@ -1,10 +1,8 @@
 """The budget "smallest within x points": the deepest cut whose validation accuracy stays near the dense model's."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import fields, replace
 from fractions import Fraction
-from itertools import pairwise
 
 from torch import nn
 
@@ -15,6 +13,7 @@ from secateur.graph import ChannelGraph, trace
 from secateur.methods.contract import Method, Progress
 from secateur.methods.levels import least_cost
 from secateur.methods.running import silent
+from secateur.methods.search_words import curve_notes, noise_notes, nothing_found, standard_error_points, told
 from secateur.methods.trials import Candidate as Candidate
 from secateur.methods.trials import NothingNearError as NothingNearError
 from secateur.methods.trials import Search as Search
@@ -100,7 +99,7 @@ def smallest_within(
     )
     curve = _bisected(trials, dense, ends, _steps(tolerance), max_drop_points)
     chosen = next((candidate for candidate in curve if candidate.within), None)
-    error_points = _standard_error_points(dense)
+    error_points = standard_error_points(dense)
     search = Search(
         amount=amount,
         max_drop_points=max_drop_points,
@@ -108,11 +107,11 @@ def smallest_within(
         dense=dense,
         standard_error_points=error_points,
         curve=tuple(curve),
-        notes=(*_noise_notes(dense, max_drop_points, error_points), *_curve_notes(curve)),
+        notes=(*noise_notes(dense, max_drop_points, error_points), *curve_notes(curve)),
     )
     if chosen is None:
         asked = f"{max_drop_points:g} points after {recovery_epochs} epoch(s) of recovery"
-        raise NothingNearError(_nothing_found(curve, amount, dense, asked), search)
+        raise NothingNearError(nothing_found(curve, amount, dense, asked), search)
     tell(f"found: {chosen.share:g} of {amount} is the smallest share within {max_drop_points:g} points")
     search = replace(search, budget=trials.budget(chosen.share), share=chosen.share)
     if chosen.share != ends[0] / _steps(tolerance):
@@ -197,7 +196,7 @@ def _bisected(trials: Trials, dense: Evaluation, ends: range, steps: int, max_dr
         candidate = _judged(trials.measured(Fraction(middle, steps)), dense, max_drop_points)
         low, high = (low, middle) if candidate.within else (middle, high)
         curve.append(candidate)
-        trials.tell(f"candidate {len(curve)}, {trials.amount} {candidate.share:g}: {_told(candidate)}")
+        trials.tell(f"candidate {len(curve)}, {trials.amount} {candidate.share:g}: {told(candidate)}")
     return sorted(curve, key=lambda candidate: candidate.share)
 
 
@@ -250,65 +249,3 @@ def _judged(candidate: Candidate, dense: Evaluation, max_drop_points: float) -> 
     # Rounded, because 0.95 − 0.945 in float64 is a little more than half a point.
     lost = round(100 * (dense.score - candidate.validation.score), 9)
     return replace(candidate, drop_points=lost, within=lost <= max_drop_points)
-
-
-def _told(candidate: Candidate) -> str:
-    if candidate.validation is None or candidate.drop_points is None:
-        return f"cannot be cut: {candidate.reason}"
-    side = "below" if candidate.drop_points >= 0 else "above"
-    before = "" if candidate.after_cut is None else f" ({100 * candidate.after_cut.score:.2f} % right after the cut)"
-    found = candidate.validation
-    return (
-        f"{found.score_name} {100 * found.score:.2f} %{before}, {abs(candidate.drop_points):.2f} points {side} the "
-        f"dense model: {'near enough' if candidate.within else 'too far'}"
-    )
-
-
-def _nothing_found(curve: Sequence[Candidate], amount: str, dense: Evaluation, asked: str) -> str:
-    measured = [candidate for candidate in curve if candidate.drop_points is not None]
-    if not measured:
-        return f"no share of {amount} that was tried can be cut; at {curve[-1].share:g}: {curve[-1].reason}"
-    best = min(measured, key=lambda candidate: candidate.drop_points or 0.0)
-    return (
-        f"no cut stays within {asked}: the best, at {best.share:g} of {amount}, is {best.drop_points:.2f} points below "
-        f"the dense model's validation {dense.score_name} of {100 * dense.score:.2f} %; allow more (--max-drop), or "
-        "let candidates recover longer (--recovery-epochs)"
-    )
-
-
-def _standard_error_points(dense: Evaluation) -> float:
-    """Return the binomial standard error of the top-1 in points, by the rule of succession.
-
-    Counting one more right and one more wrong sample keeps a perfect score from looking certain. 0 for a mean IoU,
-    whose error is not known: it is no share of independent samples.
-    """
-    if dense.top1 is None:
-        return 0.0
-    share = (dense.top1 * dense.samples + 1) / (dense.samples + 2)
-    return 100 * math.sqrt(share * (1 - share) / dense.samples)
-
-
-def _noise_notes(dense: Evaluation, max_drop_points: float, error_points: float) -> list[str]:
-    if error_points <= max_drop_points / 2:
-        return []
-    return [
-        f"the validation split has {dense.samples:,} samples: one standard error of the dense model's top-1 is "
-        f"{error_points:.2g} points, which is much for an allowed drop of {max_drop_points:g}; a larger validation "
-        f"split would tell candidates apart better"
-    ]
-
-
-def _curve_notes(curve: Sequence[Candidate]) -> list[str]:
-    measured = [(one.share, one.validation) for one in curve if one.validation is not None]
-    falls = [(below, above) for below, above in pairwise(measured) if above[1].score < below[1].score]
-    notes = []
-    if falls:
-        (small, low), (large, high) = max(falls, key=lambda pair: pair[0][1].score - pair[1][1].score)
-        notes.append(
-            f"accuracy does not rise evenly with the budget, though bisection takes it to: {low.score_name} is "
-            f"{100 * low.score:.2f} % at {small:g} but {100 * high.score:.2f} % at {large:g}; a share below the "
-            "chosen one may be near enough too"
-        )
-    if not all(one.bit_for_bit for one in curve):
-        notes.append("a candidate was continued after an interruption, not bit for bit as an unbroken search")
-    return notes

@@ -68,12 +68,14 @@ def recorded(
         blocks: whether the scores are those of blocks, which have one each and are then kept (1) or not (0).
     """
     graph = run.graph
-    before, now = graph.kept_sizes(earlier), graph.kept_sizes(plan)
     scores = _kept(run, _name(number))
     if blocks:
         kept = {block.name: int(not _is_gone(plan, block.name)) for block in graph.blocks if block.name in scores}
+        removed = sum(_is_gone(plan, b.name) and not _is_gone(earlier, b.name) for b in graph.blocks)
     else:
+        before, now = graph.kept_sizes(earlier), graph.kept_sizes(plan)
         kept = {group.name: int(left) for group, left in zip(graph.groups, now, strict=True) if group.name in scores}
+        removed = int((before - now).sum())
     accuracy = None if small is None else run.evaluated(f"step-{number}", small, plan).score
     run.steps.append(
         PruningStep(
@@ -83,8 +85,9 @@ def recorded(
             kept=kept,
             macs=graph.macs(plan),
             params=graph.params(plan),
-            removed=int((before - now).sum()),
+            removed=removed,
             accuracy=None if accuracy is None or math.isnan(accuracy) else accuracy,
+            level="block" if blocks else "channel",
         )
     )
 

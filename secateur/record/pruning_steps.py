@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 
@@ -25,8 +25,9 @@ class PruningStep:
     kept: dict[str, int]  # group → units after the cut; groups without scores are left out
     macs: int  # multiply-adds per sample after the cut
     params: int  # after the cut
-    removed: int  # units that this step took
+    removed: int  # units that this step took, or blocks
     accuracy: float | None = None  # validation top-1 right after the cut, in [0, 1]; None where it was not measured
+    level: Literal["channel", "block"] = "channel"  # block: scores and kept are of whole blocks: one score, 1 or 0
 
 
 @dataclass(frozen=True, kw_only=True)

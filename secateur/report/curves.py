@@ -1,22 +1,21 @@
 """The curves of a sensitivity scan as a figure and as a table: accuracy against the share removed, not retrained."""
 
-import importlib.util
 import textwrap
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from secateur.files import whole_file
 from secateur.measure import FLAT, GroupSensitivity, Sensitivity, sensitive_groups
+from secateur.report.drawing import can_draw, save_figure
 from secateur.report.grid import Grid
-from secateur.report.values import count
+from secateur.report.values import count, shortened
 from secateur.report.values import share as _percent
 
 NAMED = 5  # curves of a panel that carry their name, at most; the others are grey
 COLUMNS, PANELS = 3, 6  # panels beside one another, and in all
 SHOWN = 12  # groups in the table
-LABEL_LETTERS = 18  # of a name beside its curve; its end tells more than its beginning
+LABEL_LETTERS = 18  # of a name beside its curve
 
 # Okabe and Ito's colours, which people with any colour vision can tell apart, dark enough on white.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00")
@@ -41,23 +40,9 @@ def write_curves(paths: Sequence[Path | str], sensitivity: Sensitivity) -> bool:
     Raises:
         UsageError: the folder cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if not can_draw():
         return False
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    for path in map(Path, paths):
-        kind = path.suffix.removeprefix(".")
-        # Names of clip paths are hashes with a salt, and text is drawn as shapes, so that any viewer shows the same.
-        with matplotlib.rc_context({"svg.hashsalt": "secateur", "svg.fonttype": "path"}), whole_file(path) as temporary:
-            figure = _figure(sensitivity)
-            if kind == "svg":
-                FigureCanvasSVG(figure).print_figure(
-                    str(temporary), format=kind, metadata={"Date": None, "Creator": None}
-                )
-            else:
-                FigureCanvasAgg(figure).print_figure(str(temporary), format=kind, dpi=110, metadata={"Software": None})
+    save_figure(paths, lambda: _figure(sensitivity))
     return True
 
 
@@ -123,7 +108,7 @@ def _panel(axes: Any, sensitivity: Sensitivity, groups: list[GroupSensitivity]) 
         labels.append((ys[-1], group.name, colour))
     for place, (height, name, colour) in zip(_spread([entry[0] for entry in labels]), labels, strict=True):
         axes.annotate(
-            _short(name),
+            shortened(name, LABEL_LETTERS),
             (last, height),
             (1.045 * last, place),
             fontsize=8,
@@ -242,7 +227,3 @@ def _spread(heights: Sequence[float], gap: float = 5.0, low: float = 3.0, high: 
             blocks[-1] += upper
     places = {number: begin(block) + gap * place for block in blocks for place, number in enumerate(block)}
     return [places[number] for number in range(len(heights))]
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LABEL_LETTERS else f"…{name[1 - LABEL_LETTERS :]}"

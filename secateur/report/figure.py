@@ -1,17 +1,17 @@
 """The figure of a run: what stayed of each group, accuracy against compute, and how training went."""
 
-import importlib.util
+import math
 import re
 from collections.abc import Sequence
 from itertools import cycle, groupby
 from pathlib import Path
 from typing import Any
 
-from secateur.files import whole_file
 from secateur.graph import Plan
 from secateur.record import RunRecord, TrainResult
+from secateur.report.drawing import can_draw, save_figure
 from secateur.report.result import model_titles, score_name
-from secateur.report.values import count, share
+from secateur.report.values import count, counted, share, shortened
 
 DENSE, KEPT, ACCENT = "#c9d3cc", "#2f6b4f", "#b5532a"
 
@@ -28,7 +28,7 @@ PHASES = {"dense": "black", "finetune": KEPT, "scratch": KEPT}
 
 OTHER_PHASES = (ACCENT, "#3d6ea5", "#8a6fb0", "#b08a2e")
 SLANTED, UPRIGHT = 24, 48  # groups with slanted names, and with upright ones; of more only the number is given
-NAME_LETTERS = 22  # of a group's name below its bar; the end tells more than the beginning
+NAME_LETTERS = 22  # of a group's name below its bar
 LEAST_BARS = 6  # a plan of fewer groups leaves room at the sides rather than widen its bars
 
 
@@ -38,14 +38,9 @@ def write_figure(path: Path | str, record: RunRecord, plan: Plan) -> bool:
     Raises:
         UsageError: the folder cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None:
+    if not can_draw():
         return False
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(_figure(record, plan))
-    with whole_file(path) as temporary:
-        # Without the software's name and version equal runs give equal files.
-        canvas.print_figure(str(temporary), format="png", dpi=110, metadata={"Software": None})
+    save_figure([path], lambda: _figure(record, plan))
     return True
 
 
@@ -87,23 +82,42 @@ def _figure(record: RunRecord, plan: Plan) -> Any:
 
 
 def _draw_groups(axes: Any, plan: Plan) -> None:
+    """Draw what stays of each group; or, where blocks alone go, how much went with each."""
+    if plan.drops and not plan.kept:
+        _draw_blocks(axes, plan)
+        return
     names = list(plan.kept)
     positions = range(len(names))
     axes.bar(positions, [plan.sizes[name] for name in names], color=DENSE, width=0.85, label="before")
     axes.bar(positions, [len(plan.kept[name]) for name in names], color=KEPT, width=0.85, label="kept")
-    axes.set_title("Units per group", loc="left")
+    blocks = f", and {counted(len(plan.drops), 'block')} dropped whole" if plan.drops else ""
+    axes.set_title(f"Units per group{blocks}", loc="left")
     axes.set_ylabel("units")
-    room = max(len(names), LEAST_BARS) / 2
-    axes.set_xlim((len(names) - 1) / 2 - room, (len(names) - 1) / 2 + room)
-    if len(names) <= UPRIGHT:
-        slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 7}
-        looks = slanted if len(names) <= SLANTED else {"rotation": 90, "fontsize": 6}
-        axes.set_xticks(list(positions), [_short(name) for name in names], **looks)
-    else:
-        axes.set_xticks([])
-        axes.set_xlabel(f"{len(names)} groups, in the order of the model")
+    _name_bars(axes, names, "group")
     # Names below the axes have any length, so this legend stands beside the title.
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
+
+
+def _draw_blocks(axes: Any, plan: Plan) -> None:
+    lost = [
+        sum(math.prod(shape) for name, shape in plan.shapes.items() if drop.covers(name)) / 1000 for drop in plan.drops
+    ]
+    axes.bar(range(len(lost)), lost, color=ACCENT, width=0.85)
+    axes.set_title(f"What went with {counted(len(lost), 'dropped block')}", loc="left")
+    axes.set_ylabel("thousand parameters and buffer values")
+    _name_bars(axes, plan.dropped_blocks, "block")
+
+
+def _name_bars(axes: Any, names: Sequence[str], what: str) -> None:
+    room = max(len(names), LEAST_BARS) / 2
+    axes.set_xlim((len(names) - 1) / 2 - room, (len(names) - 1) / 2 + room)
+    if len(names) > UPRIGHT:
+        axes.set_xticks([])
+        axes.set_xlabel(f"{len(names)} {what}s, in the order of the model")
+        return
+    slanted = {"rotation": 60, "ha": "right", "rotation_mode": "anchor", "fontsize": 7}
+    looks = slanted if len(names) <= SLANTED else {"rotation": 90, "fontsize": 6}
+    axes.set_xticks(range(len(names)), [shortened(name, NAME_LETTERS) for name in names], **looks)
 
 
 def _draw_accuracy(axes: Any, record: RunRecord) -> None:
@@ -153,7 +167,3 @@ def _draw_training(axes: Any, phases: Sequence[TrainResult], name: str) -> None:
     heights = [height for _, seen in curves for _, height in seen]
     axes.set_ylim(max(-0.5, min(heights) - 5), min(101, max(10, max(heights) + 5)))
     legend_below(axes, columns=2 if len(kinds) > 3 else 1)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= NAME_LETTERS else "…" + name[1 - NAME_LETTERS :]

@@ -8,6 +8,7 @@ from secateur.graph import Plan
 from secateur.record import TOP1, RunRecord, TrainResult
 from secateur.report.figure import write_figure
 from secateur.report.grid import Grid
+from secateur.report.restored import error_grid, restored_grid
 from secateur.report.result import model_titles, result_facts, result_grid, samples_text, score_name
 from secateur.report.values import share
 
@@ -42,11 +43,12 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
         f"## {result.title}",
         result.to_markdown(),
         facts,
-        *([f"![kept units per group, accuracy and training]({figure})"] if figure else []),
+        *([f"![what was kept, accuracy and training]({figure})"] if figure else []),
         "## Exact numbers",
         exact_grid(record).to_markdown(),
         "1 MAC = one multiply-add of a convolution or matrix product, per sample. Activations: the peak over operators "
         f"of the bytes alive, per sample.{f' Samples: {samples}.' if (samples := samples_text(record)) else ''}",
+        *_restored(record),
         "## What was cut",
         kept_grid(plan).to_markdown(),
         *_left_alone(record),
@@ -86,6 +88,8 @@ def kept_grid(plan: Plan) -> Grid:
         (name, str(plan.sizes[name]), str(len(units)), share(len(units) / plan.sizes[name], 1))
         for name, units in plan.kept.items()
     ]
+    if plan.drops and not plan.kept:
+        return Grid("What was cut", ("block", "kept"), tuple((name, "dropped whole") for name in plan.dropped_blocks))
     blocks = [(drop.block, "block", "dropped whole", share(0.0, 1)) for drop in plan.drops]
     return Grid("What was cut", ("group", "units", "kept", "share"), (*groups, *blocks))
 
@@ -147,14 +151,23 @@ def _left_alone(record: RunRecord) -> list[str]:
 def _steps(record: RunRecord) -> list[str]:
     """Return a section with the figures of the steps that a method took."""
     pictures = {
-        "steps_kept_png": "share of its units that each layer keeps, step by step",
+        "steps_kept_png": "what is kept, step by step",
         "steps_accuracy_png": "validation accuracy against multiply-adds, step by step",
-        "steps_scores_png": "scores of the units of each layer, step by step",
+        "steps_scores_png": "scores before each cut, step by step",
     }
     found = [f"![{text}]({record.files[what]})" for what, text in pictures.items() if what in record.files]
     if not found:
         return []
     return ["## Step by step", *found, f"The numbers: [{record.files['steps']}]({record.files['steps']})."]
+
+
+def _restored(record: RunRecord) -> list[str]:
+    """Return a section on what came back without training, if anything was restored."""
+    if not record.restored:
+        return []
+    grid, errors = restored_grid(record.restored), error_grid(record.restored)
+    layers = [] if errors is None else ["How far each layer was from its output before the cut:", errors.to_markdown()]
+    return [f"## {grid.title}", grid.to_markdown(), *layers]
 
 
 def _search(record: RunRecord) -> list[str]:

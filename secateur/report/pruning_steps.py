@@ -1,4 +1,4 @@
-"""The steps of an iterative method as figures: scores per layer, units kept over time, accuracy against compute."""
+"""The steps of an iterative method as figures: scores, what is kept over time, accuracy against compute."""
 
 import re
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from secateur.record import PruningStep, RunRecord, write_steps
 from secateur.report.drawing import can_draw, save_figure
 from secateur.report.figure import ACCENT, DENSE, KEPT, LOOKS, OTHER_PHASES, legend_below
 from secateur.report.result import model_titles
-from secateur.report.step_scores import score_figure, whole_sizes
-from secateur.report.values import count, share
+from secateur.report.step_scores import of_blocks, score_figure, whole_sizes
+from secateur.report.values import count, share, shortened
 
 STEP_FILES = {
     "steps": "steps.json",
@@ -24,8 +24,9 @@ STEP_FILES = {
 """What :func:`write_pruning_steps` writes, by what it is."""
 
 NAMED_ROWS = 64  # rows with a name of their own; of more every second, third … has one
-LONGEST_NAME = 28  # letters; the end of a name tells more than its beginning
-KINDS = 4  # colours for what came before a step; more kinds share the last
+LONGEST_NAME = 28  # letters
+MARKS = ("s", "v", "^", "P")
+"""Of the kinds of what came before a step; more kinds share the last. The dense and the final model have others."""
 
 
 def write_pruning_steps(
@@ -62,12 +63,12 @@ def write_pruning_steps(
 
 
 def kept_figure(steps: Sequence[PruningStep]) -> Any:
-    """Return the share of its units that each layer keeps, a row per layer and a column per step."""
+    """Return the share of its units that each layer keeps, or whether each block stays; a column per step."""
     import numpy as np
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-    sizes = whole_sizes(steps)
+    sizes, blocks = whole_sizes(steps), of_blocks(steps)
     names = list(sizes)
     shares = np.ones((len(names), len(steps) + 1))  # the first column is the dense model
     for row, name in enumerate(names):
@@ -92,19 +93,25 @@ def kept_figure(steps: Sequence[PruningStep]) -> Any:
     )
     every = -(-len(names) // NAMED_ROWS)
     rows = range(0, len(names), every)
-    axes.set_yticks(rows, [_short(names[row]) for row in rows], fontsize=7)
+    axes.set_yticks(rows, [shortened(names[row], LONGEST_NAME) for row in rows], fontsize=7)
     right = axes.secondary_yaxis("right")
-    right.set_yticks(rows, [f"{left_at_end[row]} of {sizes[names[row]]}" for row in rows], fontsize=7)
+    if blocks:
+        ends = ["stays" if left_at_end[row] else "dropped" for row in rows]
+    else:
+        ends = [f"{left_at_end[row]} of {sizes[names[row]]}" for row in rows]
+    right.set_yticks(rows, ends, fontsize=7)
     for ticks in (axes, right):
         ticks.tick_params(length=0)
     axes.spines[:].set_visible(False)
     right.spines[:].set_visible(False)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     axes.set_xlabel(f"step ({steps[0].number - 1}: before the first cut)")
-    axes.set_title("Units kept per layer, in the order of the network; on the right: after the last step", loc="left")
-    bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 4 / height), aspect=18, pad=0.02)
-    bar.set_label("kept in %")
-    bar.outline.set_visible(False)
+    what = "Blocks kept" if blocks else "Units kept per layer"
+    axes.set_title(f"{what}, in the order of the network; on the right: after the last step", loc="left")
+    if not blocks:  # of which all or nothing is kept
+        bar = figure.colorbar(image, ax=axes, shrink=min(1.0, 4 / height), aspect=18, pad=0.02)
+        bar.set_label("kept in %")
+        bar.outline.set_visible(False)
     return figure
 
 
@@ -117,13 +124,13 @@ def accuracy_figure(steps: Sequence[PruningStep], record: RunRecord | None = Non
     seen = [(step.macs / 1e6, 100 * step.accuracy, _kind(step.phase)) for step in steps if step.accuracy is not None]
     axes.plot([x for x, _, _ in seen], [y for _, y, _ in seen], color=DENSE, linewidth=1, zorder=1.5)
     kinds = list(dict.fromkeys(kind for _, _, kind in seen))
-    colours = (KEPT, *OTHER_PHASES)[:KINDS]
+    looks_of = list(zip(MARKS, OTHER_PHASES, strict=True))
     for number, kind in enumerate(kinds):
         points = [(x, y) for x, y, other in seen if other == kind]
-        colour = colours[min(number, KINDS - 1)]
+        mark, colour = looks_of[min(number, len(looks_of) - 1)]
         size = 6 if len(seen) <= 30 else 3.5
-        label = f"right after a cut (phase before it: {kind})"
-        axes.plot(*zip(*points, strict=True), "o", markersize=size, color=colour, label=label)
+        label = f"right after a {'drop' if of_blocks(steps) else 'cut'} (phase before it: {kind})"
+        axes.plot(*zip(*points, strict=True), mark, markersize=size, color=colour, label=label)
     widths, heights = [x for x, _, _ in seen], [y for _, y, _ in seen]
     for key, looks in LOOKS.items():
         value = record.measurements.get(key) if record is not None and key != "cut" else None
@@ -148,7 +155,3 @@ def accuracy_figure(steps: Sequence[PruningStep], record: RunRecord | None = Non
 def _kind(phase: str) -> str:
     """Return what a phase is, whatever its number: ``tock-3`` and ``tock-4`` are of one kind."""
     return re.sub(r"[-\s]?\d+$", "", phase) or phase
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else "…" + name[1 - LONGEST_NAME :]

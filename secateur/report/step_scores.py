@@ -1,4 +1,4 @@
-"""How the scores of each layer are spread at each step: one small panel per layer, all on one scale."""
+"""How the scores of each layer are spread at each step: one small panel per layer or block, all on one scale."""
 
 import math
 from collections.abc import Sequence
@@ -6,12 +6,14 @@ from typing import Any
 
 from secateur.record import PruningStep
 from secateur.report.figure import ACCENT, KEPT
+from secateur.report.values import shortened
 
 PANELS = 48  # in all; of more layers every second, third … is shown
 COLUMNS = 6
 FEW, MANY = 12, 50  # steps: with more, bands take the place of bars; marks become smaller
 NARROW = 20  # scores within this factor have a linear scale
 DECADES = 8  # that the scale shows below the highest score
+LONGEST_NAME = 20  # letters in the title of a panel
 PALE = "#bcd2c6"
 
 
@@ -22,6 +24,11 @@ def whole_sizes(steps: Sequence[PruningStep]) -> dict[str, int]:
         for name, scores in step.scores.items():
             sizes.setdefault(name, len(scores))
     return sizes
+
+
+def of_blocks(steps: Sequence[PruningStep]) -> bool:
+    """Say whether the steps took whole blocks, which have one score each."""
+    return all(step.level == "block" for step in steps)
 
 
 def score_figure(steps: Sequence[PruningStep]) -> Any:
@@ -54,16 +61,26 @@ def score_figure(steps: Sequence[PruningStep]) -> Any:
         axes.tick_params(which="both", labelbottom=last, labelsize=7)
         if last:
             axes.set_xlabel("step", fontsize=8)
-    more = f" ({len(names)} of {len(sizes)} layers)" if len(names) < len(sizes) else ""
+    layers = "blocks" if of_blocks(steps) else "layers"
+    more = f" ({len(names)} of {len(sizes)} {layers})" if len(names) < len(sizes) else ""
     zeros = "; scores of 0 lie on the lower edge" if logarithmic and _has_zeros(steps) else ""
-    figure.suptitle(f"Scores per layer before each cut{more}{zeros}", fontsize=11)
-    figure.supylabel("score of a unit", fontsize=9)
-    keys = [
-        Patch(color=PALE, label="lowest to highest"),
-        Patch(color=KEPT, alpha=0.55, label="middle 80 %"),
-        Line2D([], [], color="black", linewidth=1.2, label="median"),
-        Line2D([], [], color=ACCENT, marker="v", markersize=4, linestyle="none", label="highest score that was cut"),
-    ]
+    went: dict[str, Any] = {"color": ACCENT, "marker": "v", "markersize": 4, "linestyle": "none"}
+    if of_blocks(steps):
+        title, unit = "Score of each block before each drop", "block"
+        keys: list[Any] = [
+            Line2D([], [], color="black", label="score"),
+            Line2D([], [], label="score of what was dropped", **went),
+        ]
+    else:
+        title, unit = "Scores per layer before each cut", "unit"
+        keys = [
+            Patch(color=PALE, label="lowest to highest"),
+            Patch(color=KEPT, alpha=0.55, label="middle 80 %"),
+            Line2D([], [], color="black", linewidth=1.2, label="median"),
+            Line2D([], [], label="highest score that was cut", **went),
+        ]
+    figure.suptitle(f"{title}{more}{zeros}", fontsize=11)
+    figure.supylabel(f"score of a {unit}", fontsize=9)
     figure.legend(handles=keys, loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     return figure
 
@@ -86,7 +103,8 @@ def _panel(axes: Any, steps: Sequence[PruningStep], name: str, size: int, *, bot
         mark = 4 if len(steps) <= FEW else 3 if len(steps) <= MANY else 2
         axes.plot(*zip(*cut, strict=True), "v", color=ACCENT, markersize=mark, markeredgewidth=0, clip_on=False)
     left = own[-1].kept.get(name, size)
-    axes.set_title(f"{_short(name)}  {size}→{left}", fontsize=7, pad=3)
+    change = f"{size}→{left}" if not of_blocks(steps) else "stays" if left else "dropped"
+    axes.set_title(f"{shortened(name, LONGEST_NAME)}  {change}", fontsize=7, pad=3)
     axes.grid(visible=True, axis="y", color="#ececec", linewidth=0.5)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -128,7 +146,3 @@ def _scale(steps: Sequence[PruningStep]) -> tuple[float, float, bool]:
 
 def _has_zeros(steps: Sequence[PruningStep]) -> bool:
     return any(value == 0 for step in steps for scores in step.scores.values() for value in scores)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 20 else "…" + name[-19:]

@@ -95,9 +95,10 @@ def artifact_facts(info: ArtifactInfo) -> tuple[tuple[str, str], ...]:
     if info.plan is None:
         facts.append(("cut", "nothing"))
     else:
-        kept = sum(len(units) for units in info.plan.kept.values())
-        total = sum(info.plan.sizes.values())
-        facts.append(("cut", f"{total - kept} of {total} units in {len(info.plan.kept)} groups"))
+        if info.plan.kept or not info.plan.drops:
+            kept = sum(len(units) for units in info.plan.kept.values())
+            total = sum(info.plan.sizes.values())
+            facts.append(("cut", f"{total - kept} of {total} units in {len(info.plan.kept)} groups"))
         facts += plan_facts(info.plan)
         if info.plan.selected:
             facts.append(("selected", f"{len(info.plan.selected)} selections of channels lose entries"))

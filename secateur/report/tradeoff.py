@@ -1,12 +1,12 @@
 """Accuracy against budget, from the candidates of a search: a figure, a table, and both on a page."""
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from secateur.files import whole_file, write_text
+from secateur.files import write_text
 from secateur.record import Evaluation
+from secateur.report.drawing import can_draw, save_figure
 from secateur.report.figure import ACCENT, DENSE, KEPT, legend_below
 from secateur.report.grid import Grid
 from secateur.report.values import NOTHING, count, share
@@ -186,21 +186,9 @@ def write_tradeoff_figure(paths: Sequence[Path | str], tradeoff: Tradeoff) -> bo
     Raises:
         UsageError: the folder cannot be written.
     """
-    if importlib.util.find_spec("matplotlib") is None or not any(point.validation for point in tradeoff.curve):
+    if not can_draw() or not any(point.validation for point in tradeoff.curve):
         return False
-    import matplotlib
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-
-    for path in map(Path, paths):
-        # Names inside the file are hashes with a salt, which is random unless it is given.
-        with matplotlib.rc_context({"svg.hashsalt": "secateur"}), whole_file(path) as temporary:
-            figure = _figure(tradeoff)
-            if path.suffix == ".svg":
-                nothing = {"Date": None, "Creator": None}
-                FigureCanvasSVG(figure).print_figure(str(temporary), format="svg", metadata=nothing)
-            else:
-                FigureCanvasAgg(figure).print_figure(str(temporary), format="png", dpi=110, metadata={"Software": None})
+    save_figure(paths, lambda: _figure(tradeoff))
     return True
 
 

@@ -1,4 +1,4 @@
-"""Numbers as people read them; each carries its unit."""
+"""Numbers as people read them, each with its unit, and names that fit where they stand."""
 
 from secateur.record import Latency
 
@@ -43,3 +43,13 @@ def latency(value: Latency | None) -> str:
     if value is None:
         return NOTHING
     return f"{value.median_ms:.3g} ms ± {value.spread_ms:.2g}"
+
+
+def counted(number: int, thing: str) -> str:
+    """Return so many of a thing whose name takes an s: ``1 block``, ``3 blocks``."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def shortened(name: str, letters: int) -> str:
+    """Return ``name`` in so many letters at most: the end of a module's name tells more than its beginning."""
+    return name if len(name) <= letters else "…" + name[1 - letters :]

@@ -179,15 +179,22 @@ def test_groups_without_a_norm_are_named_unless_left_out() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 5, 1), nn.ReLU(), nn.Conv2d(5, 2, 1))
     graph = graph_of(model)
     with pytest.raises(
-        UsageError, match=r"'bn_scale' cannot score 1 group\(s\), because no norm .*: 2; .*only=.*leave"
+        UsageError,
+        match=r"cannot score 1 group\(s\), because no norm .*: 2; .*only=.*missing='leave'.*--setting missing=leave",
     ):
         score(graph, model, "bn_scale")
     assert set(score(graph, model, "bn_scale", only=["0"])) == {"0"}
     assert set(score(graph, model, "bn_scale", missing="leave")) == {"0"}
     assert set(score(graph, model, "l1")) == {"0", "2"}
     plain = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1))
-    with pytest.raises(UsageError, match="cannot score"):  # nothing is left at all
-        score(graph_of(plain), plain, "bn_scale", missing="leave")
+    for missing in ("leave", "refuse"):
+        # Nothing is left at all, so that leaving these whole is no advice.
+        with pytest.raises(
+            UsageError, match=r"cannot score any of 1 group\(s\).*; take another criterion .*gates"
+        ) as met:
+            score(graph_of(plain), plain, "bn_scale", missing=missing)  # type: ignore[arg-type]
+        assert "leave" not in str(met.value)
+        assert "only=" not in str(met.value)
 
 
 def test_norms_of_other_libraries_and_frozen_ones() -> None:

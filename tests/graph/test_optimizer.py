@@ -72,13 +72,16 @@ def trained(build: Callable[[Any], Optimizer]) -> tuple[nn.Module, Optimizer, Pl
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-@pytest.mark.parametrize("in_place", [False, True], ids=["copy", "in-place"])
-def test_the_next_steps_are_those_of_a_run_that_was_small_all_along(name: str, in_place: bool) -> None:
+@pytest.mark.parametrize("way", ["copy", "in-place", "together"])
+def test_the_next_steps_are_those_of_a_run_that_was_small_all_along(name: str, way: str) -> None:
     build = OPTIMIZERS[name]
     model, optimizer, plan = trained(build)
     expected, fresh = reference(model, optimizer, build, plan)
-    small = apply_(model, plan) if in_place else apply(model, plan, verify_with=None)
-    apply_to_optimizer(optimizer, before=model, after=small, plan=plan)
+    if way == "together":
+        small = apply_(model, plan, optimizers=[optimizer])
+    else:
+        small = apply_(model, plan) if way == "in-place" else apply(model, plan, verify_with=None)
+        apply_to_optimizer(optimizer, before=model, after=small, plan=plan)
     for seed in (10, 11):
         step(expected, fresh, seed)
         step(small, optimizer, seed)
@@ -170,6 +173,35 @@ def test_state_of_another_shape_is_refused_by_name() -> None:
     # Where the factored parameter itself is not cut, its state stays.
     linear = nn.Sequential(nn.Conv2d(3, 4, 1, bias=False), nn.BatchNorm2d(4))
     assert linear is not None
+
+
+def test_a_refused_optimizer_leaves_the_model_and_the_other_optimizers_whole() -> None:
+    model, good, plan = trained(OPTIMIZERS["sgd-momentum"])
+    refused = Factored(list(model.parameters()))
+    step(model, refused, 5)
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    widths = {path: vars(module).get("out_channels") for path, module in model.named_modules()}
+    before = snapshot(good), snapshot(refused)
+    with pytest.raises(SurgeryError, match=r"state 'row' of stem\.weight has shape \(8,\)"):
+        apply_(model, plan, optimizers=[good, refused])
+    assert (snapshot(good), snapshot(refused)) == before
+    assert {name: tensor.shape for name, tensor in model.state_dict().items()} == shapes
+    assert {path: vars(module).get("out_channels") for path, module in model.named_modules()} == widths
+    apply_(model, plan, optimizers=[good])
+    step(model, good, 6)
+
+
+def test_the_state_of_dropped_blocks_goes_with_a_model_cut_in_place() -> None:
+    model = Residual()
+    optimizer = OPTIMIZERS["adam"](list(model.parameters()))
+    step(model, optimizer, 0)
+    graph = trace(model, images())
+    plan = graph.drop_blocks([block.name for block in graph.blocks if block.locked is None][:1])
+    assert plan.dropped_tensors
+    apply_(model, plan, optimizers=[optimizer])
+    held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    assert [id(parameter) for parameter in held] == [id(parameter) for parameter in model.parameters()]
+    assert {id(parameter) for parameter in optimizer.state} <= {id(parameter) for parameter in held}
 
 
 def test_lists_of_tensors_are_refused() -> None:

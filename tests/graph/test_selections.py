@@ -441,3 +441,16 @@ def same(first: nn.Module, second: nn.Module) -> bool:
 def same_state(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     """Whether two state dicts hold the same bits."""
     return list(first) == list(second) and all(tensor.equal(second[name]) for name, tensor in first.items())
+
+
+def test_what_to_keep_is_named_once_and_by_a_known_name() -> None:
+    graph = trace(residual(), GIVEN)
+    stream = next(group.name for group in graph.groups if group.is_stream)
+    with pytest.raises(PlanError, match=r"of selection 'layer1.1.select' name 2 3 times; give each number once"):
+        graph.plan({}, selected={"layer1.1.select": [0, 2, 2, 2]})
+    with pytest.raises(PlanError, match=f"of group '{stream}' name 1 2 times; give each number once"):
+        graph.plan({stream: [1, 0, 1]})
+    with pytest.raises(
+        PlanError, match=r"unknown channel selection 'layer1.1.selct'; did you mean 'layer1.1.select'\?"
+    ):
+        graph.plan({}, selected={"layer1.1.selct": [0]})

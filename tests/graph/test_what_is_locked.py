@@ -65,6 +65,26 @@ def test_the_reason_names_the_module() -> None:
     assert "in module 'inner' (test_what_is_locked.py:" in locked_reasons(trace(Outer(), images()))["inner.a"]
 
 
+def test_the_line_is_of_the_models_own_code_or_left_out() -> None:
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 2, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.inner(x)
+
+    model = Outer()
+    # Of a model of torch's modules alone, whoever calls trace is nobody's forward.
+    for traced, expected in ((model, "test_what_is_locked.py:"), (model.inner, "")):
+        graph = trace(traced, images())
+        reason = next(reason for reason in locked_reasons(graph).values() if "reads the model's input" in reason)
+        assert (f"({expected}" in reason) == (".py" in reason) == bool(expected)
+        lines = {tie.line for tie in graph.ties}
+        assert all(line.startswith(expected) for line in lines)
+        assert lines == {""} or expected
+
+
 def test_channels_before_a_slice_that_counts_from_the_end_are_cut() -> None:
     # The first two of six are read by nobody; that the slice begins earlier without them is what its code says.
     model = Between(lambda x: x[:, -4:], after=4).eval()

@@ -105,6 +105,7 @@ def test_the_block_goes_whose_removal_hurts_least() -> None:
         {"1": 0.35 * 1.25, "2": 0.3 * 1.25, "3": 0.4 * 1.25}, abs=1e-6
     )
     assert (step.kept, step.macs, step.params, step.phase) == ({"1": 1, "2": 0, "3": 1}, 64, 4, "dense")
+    assert (step.level, step.removed) == ("block", 1)
 
 
 @pytest.mark.parametrize(("measure", "second"), [("each", "3"), ("once", "1")])

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from typing import Any
 
 import pytest
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 
 from secateur.errors import UsageError
 from secateur.methods.network_slimming import TRAINING, NetworkSlimming
+from secateur.methods.network_slimming.published import departures
 from secateur.methods.network_slimming.scales import norm_scales
 from secateur.methods.network_slimming.starting import start_anew
 from secateur.models import build_model
-from secateur.training import Store, SupervisedTask
+from secateur.training import Store, SupervisedTask, TrainSettings
 
 __all__ = ["task"]  # the fixture
 
@@ -139,3 +141,57 @@ def test_settings_are_read_and_written_as_json() -> None:
     with pytest.raises(ValidationError, match="lambda"):
         adapter.validate_python({"name": "network_slimming", "lambda": 1e-4})
     assert "scale_init" in adapter.json_schema()["properties"]
+
+
+# Departures --------------------------------------------------------------------------------------------------------
+
+OTHER = TrainSettings(batch_size=64, learning_rate=0.01)
+IMAGENET = TrainSettings(batch_size=256, learning_rate=0.001)
+SETTINGS_OF_ITS_OWN = "fine-tuning has settings of its own, where the paper repeats those of sparse training"
+PUBLISHED = {"ratio": 0.7, "start": "scratch"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, []),
+        ({"finetune": TRAINING}, []),
+        ({"finetune": IMAGENET, "finetune_epochs": 5}, []),
+        ({"finetune": OTHER}, [SETTINGS_OF_ITS_OWN]),
+        (
+            {"finetune_epochs": 40},
+            ["fine-tuning takes 40 epoch(s), where the paper takes as many as for sparse training, here 160"],
+        ),
+        (
+            {"finetune": OTHER, "finetune_epochs": 5},
+            [SETTINGS_OF_ITS_OWN, "fine-tuning takes 5 epoch(s), where the paper"],
+        ),
+        ({"finetune_epochs": 0}, ["the cut network is not fine-tuned"]),
+        ({"scale_init": 1.0}, ["γ begins at 1, not at 0.5"]),
+        ({"start": "weights"}, ["sparse training goes on from given weights"]),
+        ({"start": "weights", "sparse_epochs": 0}, ["there was no training with a penalty on γ"]),
+        (
+            {"start": "weights", "sparse_epochs": 0, "training": OTHER, "finetune_epochs": 40},
+            [
+                "there was no training with a penalty on γ",
+                SETTINGS_OF_ITS_OWN,
+                "fine-tuning takes 40 epoch(s), not 160",
+            ],
+        ),
+    ],
+)
+def test_what_departs_from_the_paper_is_said(settings: dict[str, Any], expected: list[str]) -> None:
+    method = NetworkSlimming(**{**PUBLISHED, **settings})
+    found = departures(method, by_budget=False)
+    assert len(found) == len(expected)
+    for sentence, text in zip(found, expected, strict=True):
+        assert sentence.startswith(f"departs from the paper: {text}")
+    more = departures(method, by_budget=True)
+    assert (len(more), "a budget decides" in more[0]) == (len(found) + 1, True)
+
+
+def test_a_run_says_that_its_fine_tuning_is_not_the_published_one(task: SupervisedTask) -> None:
+    method = NetworkSlimming(ratio=0.5, sparse_epochs=1, finetune_epochs=2, training=QUICK, finetune=OTHER)
+    notes = method.compress(nn.Sequential(*chain()), task, None, store=Store.temporary()).record.notes
+    assert f"departs from the paper: {SETTINGS_OF_ITS_OWN}" in notes
+    assert any("fine-tuning takes 2 epoch(s)" in note and "here 1" in note for note in notes)

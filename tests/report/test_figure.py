@@ -192,3 +192,21 @@ def test_equal_runs_give_equal_files(plan: Plan, tmp_path: Path) -> None:
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "two.png").read_bytes()
     write_figure(tmp_path / "other.png", replace(found, settings={"control": "scratch"}), plan)
     assert (tmp_path / "one.png").read_bytes() != (tmp_path / "other.png").read_bytes()
+
+
+def test_blocks_that_go_alone_are_drawn_with_what_went_with_each() -> None:
+    model = build_model("digits-resnet")
+    graph = trace(model, torch.zeros(2, 1, 8, 8))
+    names = [block.name for block in graph.blocks if block.locked is None]
+    axes = _figure(record(), graph.drop_blocks(names)).axes[0]
+    assert [label.get_text() for label in axes.get_xticklabels()] == sorted(names)
+    numbers = [
+        len(torch.nn.utils.parameters_to_vector(model.get_submodule(name).parameters())) for name in sorted(names)
+    ]
+    buffers = [sum(b.numel() for b in model.get_submodule(name).buffers()) for name in sorted(names)]
+    expected = [(one + other) / 1000 for one, other in zip(numbers, buffers, strict=True)]
+    assert [bar.get_height() for bar in axes.patches] == pytest.approx(expected)
+    assert "unit" not in axes.get_ylabel() + axes.get_title()
+    group = next(group for group in graph.groups if group.prunable)
+    both = graph.plan({group.name: [0]}, blocks=names[:1])
+    assert _figure(record(), both).axes[0].get_title(loc="left") == "Units per group, and 1 block dropped whole"

@@ -129,3 +129,17 @@ def test_the_top5_tells_of_guessing_where_the_classes_are_not_known() -> None:
     # Of at most five classes the top-5 is always right, which tells nothing.
     assert notes(record(test=evaluation(0.2, 900, top5=1.0))) == []
     assert len(notes(record(test=evaluation(0.2, 900, top5=1.0), model={"spec": "vgg16", "num_classes": 5}))) == 1
+
+
+def test_a_plan_of_blocks_alone_is_told_in_words_of_blocks() -> None:
+    graph = trace(build_model("digits-resnet"), torch.zeros(2, 1, 8, 8))
+    names = sorted(block.name for block in graph.blocks if block.locked is None)
+    page = report_markdown(record(), graph.drop_blocks(names))
+    section = page.partition("## What was cut")[2].partition("\n## ")[0]
+    assert section.split("\n")[2:] == [
+        "| block | kept |",
+        "| --- | ---: |",
+        *(f"| {name} | dropped whole |" for name in names),
+        "",
+    ]
+    assert "unit" not in page

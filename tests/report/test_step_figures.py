@@ -1,7 +1,9 @@
 """The figures of pruning steps: what is drawn, read from the figures themselves, and files that are the same again."""
 
 import builtins
+import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from secateur.report.pruning_steps import STEP_FILES, accuracy_figure, kept_figu
 from secateur.report.step_scores import PANELS, score_figure, whole_sizes
 
 pytest.importorskip("matplotlib", reason="figures need matplotlib")
+from matplotlib.text import Text
 
 
 def step(number: int, scores: dict[str, tuple[float, ...]], kept: dict[str, int], **other: object) -> PruningStep:
@@ -110,6 +113,42 @@ def test_accuracy_against_compute_by_hand() -> None:
         "dense: 95.0 % at 10M MACs": [[10, 95]],
         "fine-tuned: 94.0 % at 7M MACs": [[7, 94]],
     }
+
+
+def test_every_kind_of_point_has_a_mark_of_its_own() -> None:
+    axes = accuracy_figure(STEPS, record()).axes[0]
+    _, *points = axes.lines
+    marks = [mark.get_marker() for mark in points]
+    assert len(set(marks)) == len(points) == 4
+    assert len({mark.get_color() for mark in points}) == 4
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == [mark.get_label() for mark in points]
+
+
+BLOCKS = (
+    step(1, {"layer1": (0.2,), "layer2": (0.1,)}, {"layer1": 1, "layer2": 0}, accuracy=0.9, level="block"),
+    step(2, {"layer1": (0.3,)}, {"layer1": 1}, accuracy=0.8, level="block"),
+)
+
+
+def words(figure: Any) -> str:
+    """Return all that is written in a figure."""
+    texts = figure.findobj(lambda artist: isinstance(artist, Text) and artist.get_text())
+    return " | ".join(text.get_text() for text in texts)
+
+
+def test_steps_that_drop_blocks_are_told_in_words_of_blocks() -> None:
+    figures = {
+        "kept": kept_figure(BLOCKS),
+        "scores": score_figure(BLOCKS),
+        "accuracy": accuracy_figure(BLOCKS),
+    }
+    for figure in figures.values():
+        assert not re.search(r"unit|layer\b|channel", words(figure))
+    right = figures["kept"].axes[0].child_axes[0]
+    assert [label.get_text() for label in right.get_yticklabels()] == ["stays", "dropped"]
+    assert [axes.get_title() for axes in figures["scores"].axes] == ["layer1  stays", "layer2  dropped"]
+    assert "right after a drop (phase before it: tick)" in words(figures["accuracy"])
+    assert "Units kept per layer" in words(kept_figure(STEPS))
 
 
 def test_all_is_written_and_equal_steps_give_equal_files(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from secateur.criteria.reconstruction import NormsBehind
 from secateur.errors import UsageError, VerificationError
 from secateur.graph import ChannelGraph, Plan, apply
 from secateur.graph.inputs import ExampleInputs, as_call, map_tensors, run, tensors_of
@@ -176,34 +176,22 @@ class _Watched:
         self.model = model
         self.seen: dict[str, list[Tensor]] = {}
         self.norm_behind: dict[str, str] = {}
-        self._given: dict[str, list[Tensor]] = {}
-        self._read: list[tuple[str, Tensor]] = []
-        readers = set(readers)
-        for path, module in model.named_modules():
-            name = f"{path}.weight" if path else "weight"
-            if name in readers:
-                module.register_forward_hook(partial(self._reads, name))
-            elif isinstance(module, _BatchNorm) and module.running_mean is not None:
-                module.register_forward_pre_hook(partial(self._norm_reads, path))
+        self._readers = {name: name.rpartition(".")[0] for name in readers}
+        for name in self._readers:
+            _owner(model, name).register_forward_hook(partial(self._reads, name))
 
     def run(self, inputs: ExampleInputs) -> Any:
         """Run the model in its own precision and return its output."""
         dtype = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), torch.float32)
-        result = run(self.model, as_call(_as(inputs, dtype)))
-        for path, tensor in self._read:
-            for name, outputs in self._given.items():
-                if any(output is tensor for output in outputs):
-                    self.norm_behind[name] = path
+        with NormsBehind(self.model, self._readers.values()) as norms:
+            result = run(self.model, as_call(_as(inputs, dtype)))
+        behind = norms.found()
+        self.norm_behind = {name: behind[path] for name, path in self._readers.items() if path in behind}
         return result
 
     def _reads(self, name: str, _module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         if args and isinstance(args[0], Tensor) and isinstance(output, Tensor):
             self.seen.setdefault(name, []).append(args[0].detach().clone())
-            self._given.setdefault(name, []).append(output)
-
-    def _norm_reads(self, path: str, _module: nn.Module, args: tuple[Any, ...]) -> None:
-        if args and isinstance(args[0], Tensor):
-            self._read.append((path, args[0]))
 
 
 def _constants(module: nn.Module, values: Tensor, lost: Tensor) -> tuple[Tensor, bool]:

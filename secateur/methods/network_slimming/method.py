@@ -3,12 +3,14 @@
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import ConfigDict, TypeAdapter
 from torch import Tensor, nn
 
+from secateur.compensation import RESTORE_NOTHING, RestoreSettings
 from secateur.cost import Budget, MinimumWarning
 from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError
@@ -83,6 +85,7 @@ class NetworkSlimming:
     round_to: int = 1  # kept sizes are multiples of this
     lock: tuple[str, ...] = ()  # patterns of layers to leave alone
     allow_approximate: bool = False  # also cut channels that are normalised together, which is not the same as zeroing
+    restore: RestoreSettings = RESTORE_NOTHING  # what comes back right after every cut, without training
     finetune_epochs: int = 160  # passes over the training data after each cut
     finetune: TrainSettings | None = None  # None: as in sparse training
     seed: int = 0  # of the weights drawn where training starts from scratch
@@ -123,6 +126,8 @@ class NetworkSlimming:
         run = MethodRun(
             method=self.name,
             settings=_SETTINGS.dump_python(self, mode="json"),
+            kind=_SETTINGS,
+            restore=self.restore,
             # In several passes the later cuts are decided by what earlier fine-tuning left.
             undecisive=frozenset() if self.passes > 1 else frozenset({"finetune", "finetune_epochs"}),
             model=model,
@@ -149,12 +154,7 @@ class NetworkSlimming:
                 accuracy = run.evaluated(f"cut-{number}", small, plan).score
                 run.steps[-1] = replace(run.steps[-1], accuracy=accuracy)
                 run.train(f"finetune-{number}", small, self.finetune_epochs, between_cuts=True)
-        run.notes += departures(
-            by_budget=budget is not None,
-            from_weights=self.start == "weights",
-            sparse_epochs=self.sparse_epochs,
-            scale_init=self.scale_init,
-        )
+        run.notes += departures(self, by_budget=budget is not None)
         if cuts_streams(run.graph, plan):
             run.notes.append(SPARED if self.residual == "spare" else STREAMS)
         result = run.finished(small, plan, self.finetune_epochs)
@@ -192,9 +192,8 @@ class NetworkSlimming:
         def decision() -> Plan:
             return self._decided(run, layers, scores, earlier, target)
 
-        after, plan = run.cut(before, earlier, number, self.passes, target, decision)
-        if self.compensation != "none":
-            self._compensate(run, before, after, earlier, plan)
+        amend = None if self.compensation == "none" else partial(self._compensate, run, before, earlier)
+        after, plan = run.cut(before, earlier, number, self.passes, target, decision, amend=amend)
         run.steps.append(step_of(run.graph, number, phase, layers, scores, earlier, plan))
         return after, plan
 
@@ -215,7 +214,7 @@ class NetworkSlimming:
         there = self._one_pass(run.graph, layers, scores, still_there(run.graph, layers, earlier))
         return plan_of(run.graph, layers, there, earlier, allow_approximate=self.allow_approximate)
 
-    def _compensate(self, run: MethodRun, before: nn.Module, after: nn.Module, earlier: Plan, plan: Plan) -> None:
+    def _compensate(self, run: MethodRun, before: nn.Module, earlier: Plan, after: nn.Module, plan: Plan) -> None:
         now = run.graph.after(earlier)
         scales = with_norms(before, now).scales
         layers = layers_of(now, scales, streams=True, selections=self.selections, allow_approximate=True)
