@@ -7,6 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from secateur.compensation import RestoreSettings as RestoreSettings
+    from secateur.compensation import compensate as compensate
+    from secateur.compensation import reestimate_batch_norm as reestimate_batch_norm
     from secateur.cost import Budget as Budget
     from secateur.cost import MinimumWarning as MinimumWarning
     from secateur.cost import Profile as Profile
@@ -43,6 +46,7 @@ if TYPE_CHECKING:
     from secateur.methods import GlobalPruning as GlobalPruning
     from secateur.methods import Magnitude as Magnitude
     from secateur.methods import NetworkSlimming as NetworkSlimming
+    from secateur.methods import ThiNet as ThiNet
     from secateur.models import build_model as build_model
     from secateur.training import Store as Store
     from secateur.training import SupervisedTask as SupervisedTask
@@ -52,6 +56,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "secateur.compensation": ("RestoreSettings", "compensate", "reestimate_batch_norm"),
     "secateur.cost": ("Budget", "MinimumWarning", "Profile", "allocate", "profile"),
     "secateur.criteria": ("CRITERIA", "Accumulator", "Criterion", "score", "score_blocks"),
     "secateur.data": ("load_data",),
@@ -80,6 +85,7 @@ _HOME = {
         "GlobalPruning",
         "Magnitude",
         "NetworkSlimming",
+        "ThiNet",
     ),
     "secateur.models": ("build_model",),
     "secateur.training": ("Store", "SupervisedTask", "Task", "TrainSettings"),

@@ -1,12 +1,15 @@
 """The Python on the documentation's pages runs as written."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
 import torch
 
 import secateur
+from secateur.cli.app import main
+from secateur.record import read_record
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -22,6 +25,22 @@ def test_the_guide_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     torch.manual_seed(0)
     exec(compile(blocks("docs/guide.md"), "docs/guide.md", "exec"), {})
     assert (tmp_path / "small.safetensors").exists()
+
+
+def test_the_commands_that_restore_accuracy_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "docs/guide.md").read_text(encoding="utf-8").split("## Accuracy back without training")[1]
+    commands = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)[0].splitlines()
+    assert [command.split()[1] for command in commands] == ["prune", "plan", "apply"]
+    for command in commands:
+        assert main([*shlex.split(command)[1:], "--threads", "1"]) == 0, command
+    assert (tmp_path / "mended.safetensors").exists()
+    (restored,) = read_record(tmp_path / "restored" / "record.json").restored
+    before, *_, after = restored.steps
+    assert before.validation is not None
+    assert after.validation is not None
+    assert after.validation.score > before.validation.score
 
 
 def test_the_readmes_five_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,11 +15,13 @@ from secateur.cli.options import (
     InputOptions,
     MethodOptions,
     ModelOptions,
+    RestoreOptions,
     SearchOptions,
     TrainingOptions,
 )
 
 if TYPE_CHECKING:
+    from secateur.compensation import RestoreSettings
     from secateur.cost import Budget
     from secateur.methods import AnyMethod
     from secateur.recipe import DataChoice, Machine, MaxDrop, ModelChoice, Subject
@@ -33,6 +35,7 @@ def model_choice(options: ModelOptions) -> ModelChoice:
     return ModelChoice(
         spec=options.model,
         weights=options.weights,
+        new_head=options.new_head,
         num_classes=options.num_classes,
         fold_weight_standardisation=options.fold_weight_standardisation,
     )
@@ -67,7 +70,8 @@ def budget(options: BudgetOptions, method: MethodOptions, search: SearchOptions 
 
     given = vars(options)
     searches = search is not None and search.max_drop is not None
-    shares = method.ratio or any(text.partition("=")[0].strip() in ("ratio", "ratios") for text in method.setting or ())
+    named = {text.partition("=")[0].strip() for text in method.setting or ()}
+    shares = method.ratio or not named.isdisjoint(("ratio", "ratios", "keep"))
     if shares and searches:
         raise UsageError("a ratio and --max-drop both decide how much is cut; give one of them")
     if all(amount is None for amount in given.values()) and (shares or searches):
@@ -97,7 +101,33 @@ def max_drop(search: SearchOptions) -> MaxDrop | None:
     return None
 
 
-def method(options: MethodOptions, *, seed: int, training: TrainingOptions | None = None) -> AnyMethod:
+def restore(options: RestoreOptions) -> RestoreSettings:
+    """Return what is restored right after a cut.
+
+    Raises:
+        UsageError: a number of images for what is not asked for.
+    """
+    from secateur.compensation import RestoreSettings
+    from secateur.errors import UsageError
+
+    settings = RestoreSettings(
+        compensate=options.compensate, images=options.compensate_images, batch_norm_images=options.bn_images
+    )
+    if options.compensate == "none" and options.compensate_images != RestoreOptions.compensate_images:
+        raise UsageError(
+            f"--compensate-images {options.compensate_images} is for --compensate, which is none; give --compensate "
+            "both, scale or mean, or leave --compensate-images out"
+        )
+    return settings
+
+
+def method(
+    options: MethodOptions,
+    *,
+    seed: int,
+    training: TrainingOptions | None = None,
+    restoring: RestoreOptions | None = None,
+) -> AnyMethod:
     """Return the method with its settings.
 
     Raises:
@@ -112,12 +142,14 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
     settings = {
         name: value
         for name, value in vars(options).items()
-        if value not in (None, False) and name not in ("method", "setting", *RENAMED)
+        # By identity, because a 0 that was asked for equals False.
+        if value is not None and value is not False and name not in ("method", "setting", *RENAMED)
     }
     if options.lock:
         settings["skip" if "skip" in known else "lock"] = tuple(options.lock)
     if options.ratio:
         settings["ratios"] = dict(_ratio(text) for text in options.ratio)
+    _settle_epochs(settings, kind, options.method)
     for name in settings:
         if name not in known:
             flag = {"ratios": "ratio"}.get(name, name).replace("_", "-")
@@ -136,6 +168,8 @@ def method(options: MethodOptions, *, seed: int, training: TrainingOptions | Non
     _refuse_channel_settings(options)
     if "seed" in known:
         settings["seed"] = seed
+    if restoring is not None:
+        settings["restore"] = restore(restoring)
     if training is not None:
         settings |= _fine_tuning(training, published=kind.trains_to_decide)
     else:
@@ -154,6 +188,22 @@ def _fine_tuning(options: TrainingOptions, *, published: bool) -> dict[str, obje
     return settings
 
 
+def _settle_epochs(settings: dict[str, object], kind: type[AnyMethod], method: str) -> None:
+    """Make ``step_epochs`` whole where it is, because 2.0 and 2 are different settings to a run that continues."""
+    from secateur.errors import UsageError
+
+    epochs = settings.get("step_epochs")
+    if not isinstance(epochs, float):
+        return
+    if epochs.is_integer():
+        settings["step_epochs"] = int(epochs)
+    elif typing.get_type_hints(kind).get("step_epochs") is int:
+        raise UsageError(
+            f"--step-epochs is {epochs:g}, but the method {method} takes whole epochs; give 1, or --method global, "
+            "which takes a part of one"
+        )
+
+
 RENAMED = ("lock", "ratio")
 
 
@@ -162,7 +212,11 @@ def _refuse_unused(settings: Mapping[str, object], kind: type[AnyMethod]) -> Non
     from secateur.errors import UsageError
 
     for name, several, wanted in (
-        ("layer_epochs", settings.get("strategy") == "layer-by-layer", "--strategy layer-by-layer"),
+        (
+            "layer_epochs",
+            settings.get("strategy", getattr(kind, "strategy", None)) != "once",
+            "--strategy layer-by-layer",
+        ),
         ("step_epochs", settings.get("steps", getattr(kind, "steps", None)) != 1, "--steps of 2 or more"),
     ):
         if name in settings and not several:

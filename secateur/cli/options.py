@@ -32,6 +32,15 @@ class ModelOptions:
     weights: Annotated[
         Text, option("Model", help="trained weights: .safetensors, or a file of tensors by torch.save")
     ] = None
+    new_head: Annotated[
+        bool,
+        option(
+            "Model",
+            "--new-head",
+            help="take the weights of all layers but the last, which is trained anew with --train-epochs: other "
+            "classes, or vgg16-gap from the weights of VGG-16",
+        ),
+    ] = False
     num_classes: Annotated[
         int | None, option("Model", min=1, help="outputs of the network; without it, the classes of the data")
     ] = None
@@ -112,12 +121,12 @@ class MethodOptions:
     """What is cut first; an option that the chosen method does not have is refused."""
 
     method: Annotated[
-        Literal["magnitude", "l1", "global", "blocks", "gate_decorator", "network_slimming"],
+        Literal["magnitude", "l1", "global", "blocks", "gate_decorator", "network_slimming", "thinet"],
         option(
             "What to cut",
             help="magnitude: by weight norms over the whole network; l1: filter pruning as published; global: by any "
             "criterion, in steps; blocks: whole residual blocks; gate_decorator, network_slimming: as published, which "
-            "train before they cut",
+            "train before they cut; thinet: layer by layer, by what the next layer gives",
         ),
     ] = "magnitude"
     criterion: Annotated[
@@ -192,14 +201,24 @@ class MethodOptions:
     ] = None
     layer_epochs: Annotated[
         int | None,
-        option("What to cut", min=0, help="of l1, layer by layer: epochs after each layer but the last; 1 by default"),
+        option(
+            "What to cut",
+            min=0,
+            help="of thinet, and of l1 layer by layer: epochs after each layer but the last; 1 by default",
+        ),
     ] = None
     steps: Annotated[
         int | None,
         option("What to cut", min=1, help="cuts on the way to the budget; 1 by default, of global 10"),
     ] = None
     step_epochs: Annotated[
-        int | None, option("What to cut", min=0, help="epochs after each of several cuts but the last; 1 by default")
+        float | None,
+        option(
+            "What to cut",
+            min=0,
+            help="epochs after each of several cuts but the last; of global and blocks also a part of one, such as "
+            "0.5; 1 by default, of blocks 0",
+        ),
     ] = None
     min_units: Annotated[
         int | None, option("What to cut", min=1, help="channels that every group keeps; 1 by default")
@@ -218,6 +237,31 @@ class MethodOptions:
             help="layers, and with --level blocks, to leave alone, such as 'layer1.*'; repeatable",
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class RestoreOptions:
+    """What comes back right after every cut, before any training."""
+
+    compensate: Annotated[
+        Literal["none", "mean", "scale", "both"],
+        option(
+            "Restoring without training",
+            help="re-fit the layers that read a cut one to the outputs before the cut: mean gives them a bias, scale a "
+            "factor per input channel (least squares), both gives both",
+        ),
+    ] = "none"
+    compensate_images: Annotated[
+        int, option("Restoring without training", min=1, help="training images that --compensate looks at")
+    ] = 512
+    bn_images: Annotated[
+        int,
+        option(
+            "Restoring without training",
+            min=0,
+            help="training images to measure the running statistics of batch norm on anew, after that; 0 leaves them",
+        ),
+    ] = 0
 
 
 @dataclass(frozen=True)

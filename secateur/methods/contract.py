@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.cost import Budget
 from secateur.graph import ChannelGraph, Plan, Proof
-from secateur.record import Evaluation, PruningStep, TrainResult
+from secateur.record import Evaluation, PruningStep, Restoration, TrainResult
 from secateur.training import Store, Task, TrainSettings
 
 
@@ -22,9 +22,10 @@ class MethodRecord:
         phases: every training phase, in order.
         proof: of the whole cut applied to the dense model; each cut on the way was proved too, on the weights it met.
         steps: of a method that scores and cuts again and again, what each step saw and left.
-        after_cut: validation accuracy right after the last cut, before fine-tuning.
-        trained_between_cuts: whether the model was trained after a cut that was not the last, so that the cut model
-            is not the dense one cut.
+        after_cut: validation accuracy after the last cut, before fine-tuning; with what was restored there.
+        restored: what came back after each cut without training; none where that was not asked for.
+        trained_between_cuts: whether weights changed before the last cut, by training, re-weighting or what was
+            restored, so that the cut model is not the dense one cut.
         notes: departures from the paper, warnings, and anything else that a reader must know.
     """
 
@@ -34,8 +35,14 @@ class MethodRecord:
     proof: Proof | None = None
     steps: tuple[PruningStep, ...] = ()
     after_cut: Evaluation | None = None
+    restored: tuple[Restoration, ...] = ()
     trained_between_cuts: bool = False
     notes: tuple[str, ...] = ()
+
+    @property
+    def right_after_cut(self) -> Evaluation | None:
+        """Validation accuracy right after the last cut, before anything was restored or trained."""
+        return self.restored[-1].right_after_cut if self.restored else self.after_cut
 
 
 @dataclass(frozen=True, kw_only=True)

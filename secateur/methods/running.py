@@ -1,24 +1,29 @@
 """One run of a method: decisions that are kept, cuts that are proved, phases that continue, and its record."""
 
 import contextlib
-import json
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import torch
 from pydantic import JsonValue, TypeAdapter
 from torch import nn
 
+from secateur.compensation import RESTORE_NOTHING, RestoreSettings
 from secateur.cost import Budget, MinimumWarning
 from secateur.criteria.scoring import Scores
-from secateur.errors import BudgetError, TrainingError, VerificationError
+from secateur.errors import BudgetError, VerificationError
 from secateur.graph import ChannelGraph, Plan, Proof, apply, trace, verify
 from secateur.graph.inputs import ExampleInputs, map_tensors
 from secateur.methods.contract import Compressed, MethodRecord, Progress
+from secateur.methods.decisions import Decisions
 from secateur.methods.levels import notes_on
-from secateur.record import Evaluation, PruningStep, TrainResult
+from secateur.methods.numbering import same_plan, step_between
+from secateur.methods.restoring import RESTORATION, Cut, restored
+from secateur.record import Evaluation, PruningStep, Restoration, TrainResult
 from secateur.training import Store, Subset, Task, TrainSettings, weights_digest
+from secateur.training.checkpoint import load_weights, weights_of
 
 _EVALUATION: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
 
@@ -35,6 +40,9 @@ class MethodRun:
     Attributes:
         method: name of the method.
         settings: all of its settings, as JSON.
+        kind: reads such settings, those of earlier versions too; None compares them as they were written.
+        restore: what is restored right after every cut.
+        measures_cuts: whether the accuracy is measured as each cut is restored; that of an only or last cut always is.
         undecisive: names of settings that do not touch what is cut, so that they may change when a run continues.
         model: the dense model, which stays as it is.
         task: trains and evaluates.
@@ -46,6 +54,9 @@ class MethodRun:
 
     method: str
     settings: dict[str, JsonValue]
+    kind: TypeAdapter[Any] | None = None
+    restore: RestoreSettings = RESTORE_NOTHING
+    measures_cuts: bool = True
     undecisive: frozenset[str] = frozenset({"finetune", "finetune_epochs"})
     model: nn.Module
     task: Task
@@ -55,12 +66,15 @@ class MethodRun:
     tell: Progress
     phases: list[TrainResult] = field(default_factory=list)
     steps: list[PruningStep] = field(default_factory=list)
+    restored: list[Restoration] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     trained_between_cuts: bool = False
+    decisions: Decisions = field(init=False)
     graph: ChannelGraph = field(init=False)
     weights: str = field(init=False)  # digest of the dense model's
 
     def __post_init__(self) -> None:
+        self.decisions = Decisions(store=self.store, settings=self.settings, undecisive=self.undecisive, kind=self.kind)
         self.graph = trace(self.model, self._inputs(self.model))
         self.weights = weights_digest(self.model)
 
@@ -74,8 +88,9 @@ class MethodRun:
         decide: Callable[[], Plan],
         *,
         graph: ChannelGraph | None = None,
+        amend: Callable[[nn.Module, Plan], None] | None = None,
     ) -> tuple[nn.Module, Plan]:
-        """Decide (or recall) the next cut, and do it; return the smaller model and the plan of all cuts so far.
+        """Decide (or recall) the next cut, do it, restore; return the smaller model and the plan of all cuts so far.
 
         Every cut is decided on the original's graph, so that minima, rounding and bytes are those of the whole plan.
 
@@ -88,10 +103,11 @@ class MethodRun:
             decide: returns the plan of all cuts so far and this one; not called where the store knows it.
             graph: of the model that is cut, before any cut, where that is not the dense one but has its groups, such
                 as the dense model with gates.
+            amend: changes the cut model in place, before anything is restored; given it and the plan of all cuts.
         """
         name = f"plan-{number}"
         made_for = self._made_for(target, earlier)
-        known = self._recalled(name, made_for)
+        known = self.decisions.recalled(name, made_for)
         if known is None:
             with self.noting_minima():
                 total = decide()
@@ -100,11 +116,34 @@ class MethodRun:
             total = Plan.from_json(known["plan"])
             self.notes = [str(note) for note in known["notes"]]  # type: ignore[union-attr]
         step = self.step(earlier, total, graph=graph)
-        dropped = f", {len(step.drops)} blocks are dropped whole" if step.drops else ""
+        went = [f"{len(step.kept)} groups lose units"] if step.kept or not step.drops else []
+        went += [f"{len(step.selected)} selections lose channels"] if step.selected else []
+        went += [f"{len(step.drops)} block{'s' * (len(step.drops) > 1)} dropped whole"] if step.drops else []
         place = f"cut {number}" if of is None else f"cut {number} of {of}"
-        selected = f", {len(step.selected)} selections lose channels" if step.selected else ""
-        self.tell(f"{place}: {len(step.kept)} groups lose units{selected}{dropped}")
-        return apply(small, step, verify_with=None if known is not None else self._inputs(small)), total
+        self.tell(f"{place}: {', '.join(went)}")
+        left = apply(small, step, verify_with=None if known is not None else self._inputs(small))
+        if amend is not None:
+            amend(left, total)
+        if not self.restore.is_off:
+            made_for |= {"plan": total.digest}
+            now = self._graph_after(earlier, graph)
+            self._restored(Cut(number, small, left, step, now, last=number == of), made_for)
+        return left, total
+
+    def _restored(self, cut: Cut, made_for: dict[str, JsonValue]) -> None:
+        """Restore the model that a cut left, or recall how that went."""
+        name = f"restored-{cut.number}"
+        if self.decisions.recalled(name, made_for) is None:
+            found = restored(cut, self.task, self.restore, measured=self.measures_cuts or cut.last, tell=self.tell)
+            result = RESTORATION.dump_python(found, mode="json")
+            self.store.keep(name, {"made_for": made_for, "result": result}, weights_of(cut.small))
+        entry = self.store.recall(name)
+        assert entry is not None
+        # Read back, the weights are the same in every process, and in a run that continues from here.
+        load_weights(cut.small, entry.tensors, phase=name)
+        self.trained_between_cuts |= bool(self.restored)
+        self.restored.append(RESTORATION.validate_python(entry.values["result"]))  # type: ignore[call-overload,index]
+        self.tell(f"cut {cut.number}: {self.restored[-1].in_words()}")
 
     @contextlib.contextmanager
     def noting_minima(self) -> Iterator[None]:
@@ -177,6 +216,7 @@ class MethodRun:
             proof=proof,
             steps=tuple(self.steps),
             after_cut=after_cut,
+            restored=tuple(self.restored),
             trained_between_cuts=self.trained_between_cuts,
             notes=tuple(self.notes),
         )
@@ -185,7 +225,7 @@ class MethodRun:
     def evaluated(self, name: str, model: nn.Module, plan: Plan) -> Evaluation:
         """Evaluate on the validation split, once."""
         made_for: dict[str, JsonValue] = {"plan": plan.digest, "weights": self.weights}
-        known = self._recalled(name, made_for)
+        known = self.decisions.recalled(name, made_for)
         if known is not None:
             return _EVALUATION.validate_python(known["result"])
         result = self.task.evaluate(model)
@@ -217,69 +257,27 @@ class MethodRun:
             total: the plan of these and of the next one.
             graph: as in :meth:`cut`.
         """
-        graph = graph or self.graph
-        kept = {
-            name: _places(units, earlier.kept.get(name, range(graph.group(name).size)))
-            for name, units in total.kept.items()
-        }
-        sizes = {entry.module: entry.size for entry in graph.selections}
-        selected = {
-            path: _places(entries, earlier.selected.get(path, range(sizes[path])))
-            for path, entries in total.selected.items()
-        }
-        blocks = [name for name in total.dropped_blocks if name not in earlier.dropped_blocks]
-        if graph is not self.graph:
-            earlier = graph.plan(
-                earlier.kept,
-                selected=earlier.selected,
-                blocks=earlier.dropped_blocks,
-                allow_approximate=bool(earlier.approximate),
-            )
-        return graph.after(earlier).plan(
-            kept, selected=selected, blocks=blocks, allow_approximate=bool(total.approximate)
-        )
+        return step_between(self._graph_after(earlier, graph), graph or self.graph, earlier, total)
+
+    def _graph_after(self, earlier: Plan, graph: ChannelGraph | None) -> ChannelGraph:
+        """Return the graph of what ``earlier`` leaves, of the dense model or of another form of it."""
+        if graph is None or graph is self.graph:
+            return self.graph.after(earlier)
+        return graph.after(same_plan(graph, earlier))
 
     def _made_for(self, target: Budget | None, earlier: Plan) -> dict[str, JsonValue]:
         return {
-            **{name: value for name, value in self.settings.items() if name not in self.undecisive},
+            **self.decisions.decisive,
             "model": self.graph.fingerprint,
             "weights": self.weights,
             "budget": None if target is None else dict(target.given()),
             "earlier cuts": earlier.digest,
         }
 
-    def _recalled(self, name: str, made_for: dict[str, JsonValue]) -> dict[str, JsonValue] | None:
-        """Return a decision of an earlier run of the same job.
-
-        Raises:
-            TrainingError: the store belongs to another job; names what differs, with both values.
-        """
-        entry = self.store.recall(name)
-        if entry is None:
-            return None
-        known = entry.values if isinstance(entry.values, dict) else {}
-        begun = known.get("made_for")
-        if not isinstance(begun, dict):
-            raise TrainingError(f"{name} in {self.store.folder} is not a decision of this method; use another folder")
-        for key, value in made_for.items():
-            # As text, because the order of ratios decides, and mappings are equal in any order.
-            if json.dumps(begun.get(key)) != json.dumps(value):
-                raise TrainingError(
-                    f"the store {self.store.folder} belongs to another run: {name} was decided for {key} = "
-                    f"{begun.get(key)}, not {value}; continue with the settings that began it, or use another folder"
-                )
-        return known
-
     def _inputs(self, model: nn.Module) -> ExampleInputs:
         device = next(model.parameters()).device
         inputs: ExampleInputs = map_tensors(lambda tensor: tensor.to(device), self.task.example_inputs)
         return inputs
-
-
-def _places(units: Iterable[int], before: Iterable[int]) -> list[int]:
-    """Return the positions of ``units`` among those that there were."""
-    place = {unit: position for position, unit in enumerate(before)}
-    return [place[unit] for unit in units]
 
 
 def in_original_numbers(graph: ChannelGraph, earlier: Plan, scores: Scores) -> Scores:

@@ -18,7 +18,7 @@ from secateur.errors import ArtifactError, BudgetError, TrainingError, UsageErro
 from secateur.graph import ChannelGraph
 from secateur.methods.contract import Method, Progress
 from secateur.methods.levels import cost_after
-from secateur.record import Evaluation
+from secateur.record import Evaluation, with_defaults
 from secateur.record.measurements import STRICT
 from secateur.record.strict_json import read_json, write_json
 from secateur.training import Store, Task, join_processes, weights_digest
@@ -225,6 +225,9 @@ class Trials:
         begun = values.get("made_for")
         if not isinstance(begun, dict) or "result" not in values:
             raise TrainingError(f"{name} in {self.store.folder} is not a result of a search; use another folder")
+        settings = begun.get("settings")
+        if isinstance(settings, dict):  # a setting that is new since then has its default
+            begun = {**begun, "settings": dict(with_defaults(settings, TypeAdapter(type(self._quick))))}
         for key, value in made_for.items():
             # As text, because the order of ratios decides and mappings are equal in any order.
             if json.dumps(begun.get(key)) != json.dumps(value):

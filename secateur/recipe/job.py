@@ -151,6 +151,8 @@ class _Job:
     def run(self, command: tuple[str, ...]) -> RunRecord:
         """Train where asked for, cut, fine-tune, write, measure."""
         store = Store(self.place.checkpoint)
+        for note in self.subject.notes:
+            self.tell(note)
         phases: tuple[TrainResult, ...] = ()
         if self.recipe.train_epochs:
             begun = store.phase("dense").load()
@@ -178,7 +180,7 @@ class _Job:
                 graph=self.graph,
                 plan=compressed.plan,
                 trained_between_cuts=compressed.record.trained_between_cuts,
-                after_cut=compressed.record.after_cut,
+                after_cut=compressed.record.right_after_cut,
                 task=self.task,
                 model_file=self.place.path("model"),
                 onnx_file=self.place.path("onnx"),
@@ -211,7 +213,7 @@ class _Job:
         )
         epochs = method.finetune_epochs + sum(len(phase.epochs) for phase in found.record.phases)
         fresh = build_subject(
-            replace(recipe.model, weights=None, weights_fingerprint=None),
+            replace(recipe.model, weights=None, weights_fingerprint=None, new_head=False),
             data=self.data,
             device=self.task.device,
             seed=derive_seed(recipe.seed, "scratch"),
@@ -251,6 +253,7 @@ class _Job:
             seeds={"seed": self.recipe.seed},
             classes=self.data.num_classes,
             phases=(*phases, *compressed.record.phases),
+            restored=compressed.record.restored,
             measurements=measured.measurements,
             proof=None
             if proof is None
@@ -269,7 +272,7 @@ class _Job:
                 if not group.cuttable(allow_approximate=allowed)
             },
             files={what: FILES[what] for what in (*files, *(["onnx"] if measured.agreement else []))},
-            notes=(*measured.notes, *compressed.record.notes),
+            notes=(*self.subject.notes, *measured.notes, *compressed.record.notes),
         )
 
     def tell(self, message: str) -> None:

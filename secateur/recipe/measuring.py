@@ -46,8 +46,10 @@ class Finished:
         data: what it is evaluated on.
         graph: of the dense model.
         plan: what was cut.
-        trained_between_cuts: whether there was training after a cut, so that the cut model is not the dense one cut.
-        after_cut: accuracy on the validation split right after the last cut, as the method measured it.
+        trained_between_cuts: whether weights changed on the way to the last cut, so that the cut model is not the dense
+            one cut.
+        after_cut: accuracy on the validation split right after the last cut and before anything was restored, as the
+            method measured it.
         task: evaluates.
         model_file: the fine-tuned model.
         onnx_file: where its ONNX file goes.
@@ -118,8 +120,8 @@ def _after_cut(finished: Finished, found: Measured) -> Measurement:
         return _measured(finished, apply(finished.subject.model, finished.plan, verify_with=None), graph)
     seen = finished.after_cut
     found.notes.append(
-        "cut in steps with training between them: the row 'cut' is the model right after the last "
-        "step, which was evaluated on the validation split only" + (f" ({seen.in_words()})" if seen is not None else "")
+        "weights changed on the way to the last cut, so the row 'cut' is the model right after it, not the dense one "
+        "cut; it was evaluated on the validation split only" + (f" ({seen.in_words()})" if seen is not None else "")
     )
     return replace(_costs(graph), validation=seen)
 

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from secateur.compensation import RESTORE_NOTHING, RestoreSettings
 from secateur.cost import Budget, MinimumWarning, profile_graph
 from secateur.errors import PlanError, UsageError
 from secateur.export import inspect as inspect_file
@@ -18,10 +19,15 @@ from secateur.files import write_text
 from secateur.graph import ChannelGraph, Plan, Proof, apply, verify
 from secateur.methods import Method
 from secateur.methods.levels import notes_on
+from secateur.methods.restoring import RESTORATION, Cut, restored
+from secateur.methods.running import silent
+from secateur.methods.scoring_data import planning_notes
 from secateur.recipe.checks import require_prunable
 from secateur.recipe.proving import proved_cut
 from secateur.recipe.rundir import refuse_file_above
 from secateur.recipe.subject import Subject
+from secateur.record import Restoration
+from secateur.training import SupervisedTask
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,14 @@ class Checked:
     compared: str
 
 
+@dataclass(frozen=True)
+class Applied:
+    """A plan that was applied: the proof of the cut, and what was restored after it, if anything."""
+
+    proof: Proof
+    restored: Restoration | None = None
+
+
 def make_plan(subject: Subject, budget: Budget | None, method: Method) -> MadePlan:
     """Decide what to cut; nothing is touched.
 
@@ -69,7 +83,7 @@ def make_plan(subject: Subject, budget: Budget | None, method: Method) -> MadePl
         warnings.simplefilter("always", MinimumWarning)
         plan = method.decide(graph, subject.model, budget)
     notes = [str(warning.message) for warning in caught if issubclass(warning.category, MinimumWarning)]
-    notes += notes_on(graph, plan)
+    notes += [*subject.notes, *notes_on(graph, plan), *planning_notes(method)]
     if not subject.has_weights:
         notes.append("no --weights were given, so the scores are those of random weights")
     return MadePlan(graph, plan, tuple(notes), random_weights=not subject.has_weights)
@@ -114,23 +128,63 @@ def read_plan(path: Path | str) -> Plan:
         raise PlanError(f"{path}: {error}") from error
 
 
-def apply_plan(subject: Subject, plan: Plan, out: Path | str) -> Proof:
-    """Cut the model, prove it, and write it.
+def apply_plan(
+    subject: Subject,
+    plan: Plan,
+    out: Path | str,
+    *,
+    restore: RestoreSettings = RESTORE_NOTHING,
+    seed: int = 0,
+    tell: Callable[[str], None] = silent,
+) -> Applied:
+    """Cut the model, prove it, restore what is asked for, and write it.
+
+    Args:
+        subject: the dense model; with its data where something is restored.
+        plan: what to cut.
+        out: the model file.
+        restore: what is restored without training; the validation split says what came back.
+        seed: of the order of the training images.
+        tell: told what is being done.
 
     Raises:
         PlanError: the plan was made for another model.
+        UsageError: something is to be restored, and there is no data.
         VerificationError: the cut could not be proved; no file is written.
     """
+    require_data(restore, data=subject.data is not None)
     small, proof = proved_cut(subject.model, plan, subject.example_inputs)
+    found = None
+    if not restore.is_off:
+        assert subject.data is not None
+        task = SupervisedTask(subject.data, seed=seed, device=str(subject.example_inputs.device))
+        cut = Cut(1, subject.model, small, plan, subject.trace(), last=True)
+        found = restored(cut, task, restore, measured=subject.data.size("validation") > 0, tell=tell)
     save(
         small,
         out,
         plan=plan,
         preprocessing=subject.preprocessing,
         builder=subject.builder,
-        provenance={"source_weights": subject.weights_fingerprint},
+        provenance={
+            "source_weights": subject.weights_fingerprint,
+            **({} if found is None else {"restored": RESTORATION.dump_python(found, mode="json")}),
+        },
     )
-    return proof
+    return Applied(proof, found)
+
+
+def require_data(restore: RestoreSettings, *, data: bool) -> None:
+    """Refuse to restore without training images.
+
+    Raises:
+        UsageError: something is to be restored, and there is no data.
+    """
+    if restore.is_off or data:
+        return
+    asked = f"--compensate {restore.compensate}" if restore.compensate != "none" else ""
+    asked = asked or f"--bn-images {restore.batch_norm_images}"
+    raise UsageError(f"{asked} looks at training images, and there is no data; name it with --data, as in prune")
 
 
 def verify_file(path: Path | str, subject: Subject) -> Checked:
@@ -156,7 +210,7 @@ def verify_file(path: Path | str, subject: Subject) -> Checked:
     compared = (
         "the file's weights and redrawn ones, with the dense model masked"
         if same
-        else "the structure of the file, with redrawn weights: its own weights were trained after the cut"
+        else "the structure of the file, with redrawn weights: its own weights were re-fitted or trained after the cut"
     )
     return Checked(verify(subject.model, small, found, subject.example_inputs, own_weights=same), compared)
 

@@ -10,8 +10,8 @@ import yaml
 from secateur.errors import ArtifactError, UsageError
 from secateur.files import write_text
 from secateur.recipe.lock import LOCK
-from secateur.recipe.settings import RECIPE, Recipe, first_difference, with_defaults
-from secateur.record import RunRecord, read_record
+from secateur.recipe.settings import RECIPE, Recipe, first_difference
+from secateur.record import RunRecord, read_record, with_defaults
 from secateur.report import STEP_FILES
 
 MARK = "# secateur run, format 1. Written by secateur; the command that began the run continues or repeats it.\n"

@@ -11,12 +11,12 @@ from secateur.data import DataSource, Framing, Resizing, normalization_named
 from secateur.errors import SecateurError, UsageError
 from secateur.export import ArtifactInfo, OnnxModel, OnnxReport, Preprocessing, export_onnx, load_built
 from secateur.export import inspect as inspect_file
-from secateur.export.container import shown
 from secateur.measure import evaluate_artifact
 from secateur.recipe.plans import is_model_file, read_plan
 from secateur.recipe.settings import DataChoice, Machine
 from secateur.recipe.subject import parse_shape, read_data, settle
 from secateur.record import Evaluation, read_record
+from secateur.tensor_file import shown
 from secateur.training import Split
 from secateur.user_code import names_user_code
 

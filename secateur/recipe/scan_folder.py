@@ -13,7 +13,8 @@ from secateur.errors import ArtifactError, TrainingError, UsageError
 from secateur.measure import Sensitivity, read_sensitivity
 from secateur.recipe.lock import LOCK
 from secateur.recipe.rundir import CHANGED, CHECKPOINT, refuse_file_above
-from secateur.recipe.settings import first_difference, with_defaults
+from secateur.recipe.settings import first_difference
+from secateur.record import with_defaults
 from secateur.report import write_curves
 from secateur.training import Store
 

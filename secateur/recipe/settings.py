@@ -4,16 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic import ConfigDict, JsonValue, TypeAdapter
 
 from secateur.cost import Budget, parse_amount
 from secateur.data import augmentation_named, normalization_named
 from secateur.data.splits import check_share
 from secateur.data.train_share import check_train_share
 from secateur.data.workers import check_workers
-from secateur.errors import BudgetError, SecateurError, UsageError
+from secateur.errors import BudgetError, UsageError
 from secateur.methods import AnyMethod, Magnitude
 from secateur.methods.smallest import check_search, refuse_search_around
+from secateur.models import head_of
 from secateur.training import Distillation, TrainSettings
 from secateur.training.devices import check_threads
 
@@ -38,6 +39,7 @@ class ModelChoice:
     spec: str  # as in secateur.models.build_model
     weights: str | None = None  # path of a weight file
     weights_fingerprint: str | None = None  # of that file's bytes, so that another file is not mistaken for it
+    new_head: bool = False  # take the weights of all layers but the last, which is trained anew, as for other classes
     code_fingerprint: str | None = None  # of the user's file that builds it, where ``spec`` is file.py:function
     num_classes: int | None = None  # None: as many as the data has
     fold_weight_standardisation: bool = False  # hold standardised weights as plain ones, which can be cut
@@ -46,6 +48,13 @@ class ModelChoice:
         """Refuse settings that cannot be meant."""
         if self.num_classes is not None and self.num_classes < 1:
             raise UsageError(f"num_classes is {self.num_classes}; give a whole number of at least 1")
+        if self.new_head:
+            head_of(self.spec)
+            if self.weights is None:
+                raise UsageError(
+                    "new_head is for weights that were trained with another last layer, and there are none; give "
+                    "--weights (model.weights in a recipe), or leave --new-head out"
+                )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +159,16 @@ class Recipe:
                 "the model has no weights: give the file of a trained model with --weights (model.weights in a "
                 "recipe), or train it first with --train-epochs"
             )
-        if self.model.weights is not None and self.train_epochs > 0:
+        if self.model.new_head and self.train_epochs == 0:
+            raise UsageError(
+                "the last layer is new (new_head) and nothing trains it; give --train-epochs (train_epochs in a recipe)"
+            )
+        if self.model.weights is not None and self.train_epochs > 0 and not self.model.new_head:
             raise UsageError(
                 f"there are weights ({self.model.weights}) and train_epochs is {self.train_epochs}, which would train "
                 "them anew; leave out --weights or --train-epochs"
             )
-        for name in ("ratios", "ratio"):
+        for name in ("ratios", "ratio", "keep"):
             if getattr(self.method, name, None):
                 self._refuse_beside(name)
         if self.max_drop is not None:
@@ -172,9 +185,9 @@ class Recipe:
             other = f"an accuracy (max_drop: {self.max_drop.points:g} points)"
         else:
             return
+        given = {"ratios": "are ratios", "ratio": "is a ratio", "keep": "are shares to keep"}[name]
         raise BudgetError(
-            f"there {'are ratios' if name == 'ratios' else 'is a ratio'} (method.{name}) and {other}, and only one of "
-            "them can decide how much is cut; leave one out"
+            f"there {given} (method.{name}) and {other}, and only one of them can decide how much is cut; leave one out"
         )
 
     @property
@@ -246,21 +259,8 @@ def dense_training(learning_rate: float, batch_size: int) -> TrainSettings:
 UNDECISIVE = ("machine.", "title", "data.download")
 """Beginnings of the names of settings that do not touch the result."""
 
-ORDERED = ("method", "ratios")
-"""A mapping whose order decides as well: the first pattern that fits a layer."""
-
-
-def with_defaults(settings: Mapping[str, Any], kind: TypeAdapter[Any]) -> Mapping[str, Any]:
-    """Return settings of an earlier version as this one writes them: a key that is new has its default.
-
-    Settings that this version cannot read are returned as they are, so that :func:`first_difference` names what
-    differs.
-    """
-    try:
-        filled: dict[str, Any] = kind.dump_python(kind.validate_python(settings), mode="json")
-    except (ValidationError, SecateurError):
-        return settings
-    return filled
+ORDERED = ("ratios", "keep", "longer")
+"""Mappings of a method whose order decides as well: the first pattern that fits a layer."""
 
 
 def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
@@ -273,8 +273,11 @@ def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple
     for name in dict.fromkeys((*this, *then)):
         if not name.startswith(UNDECISIVE) and then.get(name) != this.get(name):
             return name, then.get(name), this.get(name)
-    earlier, later = list(_at(before, ORDERED)), list(_at(now, ORDERED))
-    return None if earlier == later else (f"the order of {'.'.join(ORDERED)}", earlier, later)
+    for name in ORDERED:
+        earlier, later = list(_at(before, ("method", name))), list(_at(now, ("method", name)))
+        if earlier != later:
+            return f"the order of method.{name}", earlier, later
+    return None
 
 
 def _at(values: Mapping[str, Any], place: Sequence[str]) -> Mapping[str, Any]:

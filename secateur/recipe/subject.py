@@ -14,7 +14,7 @@ from secateur.errors import ArtifactError, DataError, TraceError, UsageError
 from secateur.export import Builder, Preprocessing, preprocessing_of
 from secateur.export import inspect as inspect_file
 from secateur.graph import ChannelGraph, fold_weight_standardisation, trace
-from secateur.models import NETWORKS, build_model, default_normalization, input_shape, load_weights
+from secateur.models import NETWORKS, build_model, default_normalization, head_of, input_shape, load_weights
 from secateur.randomness import derive_seed, generator_for
 from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
 from secateur.recipe.settings import DataChoice, Machine, ModelChoice
@@ -37,6 +37,7 @@ class Subject:
         builder: what builds the model again.
         data: where it was asked for.
         weights_fingerprint: of the weight file, None where the weights are random.
+        notes: what a reader must know of how the model was built.
     """
 
     model: nn.Module
@@ -44,6 +45,7 @@ class Subject:
     builder: Builder
     data: DataSource | None = None
     weights_fingerprint: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def has_weights(self) -> bool:
@@ -155,9 +157,13 @@ def build_subject(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "weights"))
         model = build_model(choice.spec, num_classes=classes, in_channels=channels)
+    notes: tuple[str, ...] = ()
     if choice.weights is not None:
         choice = with_fingerprint(choice)
-        load_weights(model, str(choice.weights))
+        head = head_of(choice.spec) if choice.new_head else None
+        load_weights(model, str(choice.weights), new_head=head)
+        if head is not None:
+            notes = (f"{choice.weights} gave the weights of all layers but {head}, which begins with random ones",)
     model = model.to(device)
     model.eval()
     example_inputs = _inputs(choice.spec, data, shape, seed).to(device)
@@ -173,6 +179,7 @@ def build_subject(
         ),
         data=data,
         weights_fingerprint=choice.weights_fingerprint,
+        notes=notes,
     )
 
 

@@ -1,5 +1,6 @@
 """What a run measured: one type for all of it, written as ``record.json`` and ``log.jsonl``."""
 
+from secateur.record.earlier import with_defaults as with_defaults
 from secateur.record.environment import Environment as Environment
 from secateur.record.environment import environment as environment
 from secateur.record.log import RunLog as RunLog
@@ -16,6 +17,8 @@ from secateur.record.measurements import TrainResult as TrainResult
 from secateur.record.pruning_steps import PruningStep as PruningStep
 from secateur.record.pruning_steps import read_steps as read_steps
 from secateur.record.pruning_steps import write_steps as write_steps
+from secateur.record.restoration import Restoration as Restoration
+from secateur.record.restoration import RestoreStep as RestoreStep
 from secateur.record.run import RunRecord as RunRecord
 from secateur.record.run import read_record as read_record
 from secateur.record.run import write_record as write_record
@@ -31,6 +34,8 @@ __all__ = [
     "Measurement",
     "Proof",
     "PruningStep",
+    "Restoration",
+    "RestoreStep",
     "RunLog",
     "RunRecord",
     "TrainResult",
@@ -38,6 +43,7 @@ __all__ = [
     "read_log",
     "read_record",
     "read_steps",
+    "with_defaults",
     "write_record",
     "write_steps",
 ]

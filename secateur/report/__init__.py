@@ -10,6 +10,8 @@ from secateur.report.page import report_markdown as report_markdown
 from secateur.report.page import write_report as write_report
 from secateur.report.pruning_steps import STEP_FILES as STEP_FILES
 from secateur.report.pruning_steps import write_pruning_steps as write_pruning_steps
+from secateur.report.restored import restored_facts as restored_facts
+from secateur.report.restored import restored_grid as restored_grid
 from secateur.report.result import MODELS as MODELS
 from secateur.report.result import proof_text as proof_text
 from secateur.report.result import result_facts as result_facts
@@ -44,6 +46,8 @@ __all__ = [
     "profile_grid",
     "proof_text",
     "report_markdown",
+    "restored_facts",
+    "restored_grid",
     "result_facts",
     "result_grid",
     "sensitivity_facts",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secateur.record import MEAN_IOU, TOP1, Evaluation, Measurement, Proof, RunRecord
 from secateur.report.grid import Grid
+from secateur.report.restored import restored_facts
 from secateur.report.values import NOTHING, count, latency, of_dense, share, size
 
 MODELS = {
@@ -22,6 +23,13 @@ FILES = {
     "dense": "dense model",
     "model": "model file",
     "onnx": "ONNX file",
+    "steps": "steps",
+    "steps_scores_png": "scores of each step, PNG",
+    "steps_scores_svg": "scores of each step, SVG",
+    "steps_kept_png": "what each step left, PNG",
+    "steps_kept_svg": "what each step left, SVG",
+    "steps_accuracy_png": "accuracy at each step, PNG",
+    "steps_accuracy_svg": "accuracy at each step, SVG",
     "tradeoff": "trade-off",
     "tradeoff_png": "trade-off, PNG",
     "tradeoff_svg": "trade-off, SVG",
@@ -56,16 +64,21 @@ def score_name(record: RunRecord) -> str:
 
 
 def model_titles(record: RunRecord) -> dict[str, str]:
-    """Return what the measured models of a run are called; a control was not fine-tuned."""
-    if record.settings.get("control") != "scratch":
+    """Return what the measured models of a run are called; a control was not fine-tuned, nor what was only restored."""
+    if record.settings.get("control") == "scratch":
+        made = "from scratch"
+    elif record.restored and not any(phase.epochs for phase in record.phases if phase.phase != "dense"):
+        made = "restored"
+    else:
         return MODELS
-    return {key: title.replace("fine-tuned", "from scratch") for key, title in MODELS.items()}
+    return {key: title.replace("fine-tuned", made) for key, title in MODELS.items()}
 
 
 def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[tuple[str, str], ...]:
     """Return what the table cannot hold: proof, agreement, what stayed locked, notes, and where the files are."""
     facts = [("samples", text)] if (text := samples_text(record)) else []
     facts.append(("proof", proof_text(record.proof)))
+    facts += restored_facts(record.restored)
     if record.agreement is not None:
         met = record.agreement
         same = "every one" if met.equal == met.samples else f"{met.equal:,}"

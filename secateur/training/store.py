@@ -5,13 +5,14 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 
-from pydantic import JsonValue
+from pydantic import JsonValue, TypeAdapter
 from torch import Tensor, nn
 
 from secateur.errors import TrainingError, UsageError
-from secateur.record import TrainResult, environment
+from secateur.record import TrainResult, environment, with_defaults
 from secateur.training.checkpoint import (
     Checkpoint,
     Entry,
@@ -42,11 +43,7 @@ class Phase:
         Raises:
             TrainingError: it is corrupt.
         """
-        if self._processes.first:
-            # A kill in the middle of a write leaves its unfinished file behind.
-            for unfinished in self._path.parent.glob(f".{self._path.name}.*.part"):
-                unfinished.unlink(missing_ok=True)
-        entry = read_entry(self._path)
+        entry = _read(self._path, self._processes)
         # Nobody trains on before all have read, because training writes the next checkpoint.
         wait_for_all(self._processes)
         if entry is None:
@@ -160,7 +157,7 @@ class Store:
         Raises:
             TrainingError: the file is corrupt.
         """
-        entry = read_entry(self._path("data", name))
+        entry = _read(self._path("data", name), self._processes)
         wait_for_all(self._processes)
         return entry
 
@@ -170,16 +167,41 @@ class Store:
         return self.folder / kind / f"{name}.safetensors"
 
 
+def _read(path: Path, processes: Processes) -> Entry | None:
+    """Return what is in a file of the store; the first process also removes what unfinished writes of it left."""
+    if processes.first:
+        # A kill in the middle of a write leaves its unfinished file behind.
+        for unfinished in path.parent.glob(f".{path.name}.*.part"):
+            unfinished.unlink(missing_ok=True)
+    return read_entry(path)
+
+
 def require_same_work(phase: str, saved: Checkpoint, asked: dict[str, JsonValue]) -> None:
     """Refuse to continue a phase that was begun by a run with other settings.
 
     Raises:
         TrainingError: they differ; both values are named.
     """
-    begun = saved.state.made_for
+    begun = _with_new_settings(saved.state.made_for, asked)
     for key in sorted({*begun, *asked}):
         if begun.get(key) != asked.get(key):
             raise TrainingError(
                 f"phase {phase!r} was begun with {key} = {begun.get(key)} but is asked for {asked.get(key)}; "
                 f"continue with the settings that began it, or start in another folder"
             )
+
+
+def _with_new_settings(begun: dict[str, JsonValue], asked: Iterable[str]) -> dict[str, JsonValue]:
+    """Return what a phase was asked for as this version writes it: a setting that is new has its default.
+
+    Args:
+        begun: what was written when the phase began; settings of training among other things.
+        asked: names of what is asked for now; nothing else is added.
+    """
+    names = {entry.name for entry in fields(TrainSettings)}
+    known = {name: value for name, value in begun.items() if name in names}
+    filled = with_defaults(known, _SETTINGS)
+    return {**{name: filled[name] for name in asked if name in filled}, **begun, **{n: filled[n] for n in known}}
+
+
+_SETTINGS: TypeAdapter[TrainSettings] = TypeAdapter(TrainSettings)

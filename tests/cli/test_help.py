@@ -18,6 +18,8 @@ COMMANDS = (
     "groups",
     "profile",
     "inspect",
+    "pack",
+    "unpack",
 )
 
 

@@ -125,7 +125,7 @@ def test_a_model_can_be_trained_first_and_cut_in_steps(tmp_path: Path) -> None:
     cut = record.measurements["cut"]
     assert cut.test is None
     assert cut.validation is not None
-    assert any("cut in steps with training between them" in note for note in record.notes)
+    assert any("weights changed on the way to the last cut" in note for note in record.notes)
     assert record.files["dense"] == "dense.safetensors"
     network = ("--model", f"{TOY}:network", "--weights", tmp_path / "run" / "dense.safetensors")
     checked = run("verify", tmp_path / "run" / "model.safetensors", *network)

@@ -22,7 +22,8 @@ from secateur.recipe import (
     fine_tuning,
     measure_sensitivity,
 )
-from secateur.recipe.settings import RECIPE, with_defaults
+from secateur.recipe.settings import RECIPE
+from secateur.record import with_defaults
 from secateur.training import Store
 
 

@@ -331,3 +331,19 @@ def test_a_loop_of_the_users_own_runs_once_per_phase(tmp_path: Path) -> None:
     assert equal(first, second)
     with pytest.raises(TrainingError, match="epochs = 2 but is asked for 3"):
         Store(tmp_path).train("tune", task, second, epochs=3)
+
+
+def test_what_an_unfinished_write_left_goes_when_the_entry_is_read(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    store.keep("plan-1", {"kept": 1})
+    store.keep("plan-10", {"kept": 10})
+    left = [
+        tmp_path / "data" / f".plan-{number}.safetensors.{end}.part" for number, end in ((1, "a"), (1, "b"), (10, "c"))
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    entry = store.recall("plan-1")
+    assert entry is not None
+    assert entry.values == {"kept": 1}
+    assert [path.exists() for path in left] == [False, False, True]  # the other entry's is its own
+    assert store.recall("nothing") is None

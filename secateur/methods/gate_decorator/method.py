@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
+from secateur.compensation import RESTORE_NOTHING, RestoreSettings
 from secateur.cost import Budget
 from secateur.criteria import score
 from secateur.criteria.scoring import Combine, Scores
@@ -65,6 +66,7 @@ class GateDecorator:
     lock: tuple[str, ...] = ()  # patterns of groups to leave alone
     allow_approximate: bool = False  # also cut channels that are normalised together, which is not the same as zeroing
     measure_steps: bool = True  # validation accuracy after each Tick's cut
+    restore: RestoreSettings = RESTORE_NOTHING  # what comes back right after every cut, without training
     finetune_epochs: int = 40  # passes over the training data after the last cut
     finetune: TrainSettings | None = FINETUNE  # None: the task's own settings
     cooldown_epochs: int = 10  # passes after that; the published VGG-16 has none
@@ -117,6 +119,9 @@ class GateDecorator:
         run = MethodRun(
             method=self.name,
             settings=_SETTINGS.dump_python(self, mode="json"),
+            kind=_SETTINGS,
+            restore=self.restore,
+            measures_cuts=self.measure_steps,
             undecisive=frozenset(_AFTER_THE_CUTS),
             model=model,
             task=task,

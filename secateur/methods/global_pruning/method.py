@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
+from secateur.compensation import RESTORE_NOTHING, RestoreSettings
 from secateur.cost import Budget, MinimumWarning, Scope
 from secateur.criteria import BlockScores, Combine, Scores, criterion_named, score, score_blocks
 from secateur.criteria.accumulator import Missing
@@ -65,6 +66,7 @@ class GlobalPruning:
     step_epochs: float = 1  # passes over the training data after each cut but the last, or a part of one
     recover: TrainSettings | None = None  # how to train after each cut but the last; None: as in the fine-tuning
     evaluate_steps: bool = True  # measure the validation accuracy right after every cut
+    restore: RestoreSettings = RESTORE_NOTHING  # what comes back right after every cut, without training
     finetune_epochs: int = 20  # passes over the training data after the last cut
     finetune: TrainSettings | None = None  # None: the task's own settings
     seed: int = 0  # of the criterion random
@@ -115,6 +117,9 @@ class GlobalPruning:
         run = MethodRun(
             method=self.name,
             settings=_SETTINGS.dump_python(self, mode="json"),
+            kind=_SETTINGS,
+            restore=self.restore,
+            measures_cuts=self.evaluate_steps,
             undecisive=frozenset({"finetune", "finetune_epochs", "evaluate_steps"}),
             model=model,
             task=task,

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
+from secateur.compensation import RESTORE_NOTHING, RestoreSettings
 from secateur.cost import Budget, Scope, allocate, kept_units
 from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError, UsageError
@@ -59,6 +60,7 @@ class L1:
     allow_approximate: bool = False  # also cut channels that are normalised together, which is not the same as zeroing
     strategy: Literal["once", "layer-by-layer"] = "once"  # cut all and retrain, or retrain after every layer
     layer_epochs: int = 1  # passes over the training data after each layer but the last
+    restore: RestoreSettings = RESTORE_NOTHING  # what comes back right after every cut, without training
     finetune_epochs: int = 40  # passes over the training data after the last cut
     finetune: TrainSettings | None = RETRAINING  # None: the task's own settings
 
@@ -103,6 +105,8 @@ class L1:
         run = MethodRun(
             method=self.name,
             settings=_SETTINGS.dump_python(self, mode="json"),
+            kind=_SETTINGS,
+            restore=self.restore,
             model=model,
             task=task,
             store=store,

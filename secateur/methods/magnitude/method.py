@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
 
+from secateur.compensation import RESTORE_NOTHING, RestoreSettings
 from secateur.cost import Budget, Scope
 from secateur.criteria import criterion_named, score
 from secateur.criteria.blocks import BlockScores
@@ -48,6 +49,7 @@ class Magnitude:
     allow_approximate: bool = False  # also cut channels that are normalised together, which is not the same as zeroing
     steps: int = 1  # cuts on the way to the budget
     step_epochs: int = 1  # passes over the training data after each cut but the last
+    restore: RestoreSettings = RESTORE_NOTHING  # what comes back right after every cut, without training
     finetune_epochs: int = 20  # passes over the training data after the last cut
     finetune: TrainSettings | None = None  # None: the task's own settings
     seed: int = 0  # of the criterion random
@@ -77,6 +79,8 @@ class Magnitude:
         run = MethodRun(
             method=self.name,
             settings=_SETTINGS.dump_python(self, mode="json"),
+            kind=_SETTINGS,
+            restore=self.restore,
             model=model,
             task=task,
             store=store,

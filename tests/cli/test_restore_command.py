@@ -1,0 +1,94 @@
+"""Accuracy back without training, from the command line."""
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_command import Ran, refused, run
+
+from secateur.cli import choices
+from secateur.cli.options import RestoreOptions
+from secateur.compensation import RestoreSettings
+from secateur.errors import UsageError
+from secateur.export import inspect as inspect_file
+from secateur.record import read_record
+
+TOY = Path(__file__).with_name("cli_toy.py")
+NETWORK, DATA = ("--model", f"{TOY}:network"), ("--data", f"{TOY}:data")
+RESTORE = ("--compensate", "both", "--compensate-images", "48", "--bn-images", "64")
+
+
+def planned(weights: Path, folder: Path, *more: str) -> Ran:
+    words = ("--weights", weights, "--input", "1x9x9", "--macs", "0.4", "--out", folder / "plan.json")
+    return run("plan", *NETWORK, *words, *more)
+
+
+def test_prune_restores_reports_and_refuses_to_go_on_otherwise(job: tuple[str, ...], tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = (*job, "--epochs", "0", "--out", str(out))
+    ran = run(*words, *RESTORE)
+    assert ran.code == 0, ran.err
+    record = read_record(out / "record.json")
+    (found,) = record.restored
+    assert [(step.what, step.images) for step in found.steps] == [
+        ("cut", 0),
+        ("least squares and mean", 48),
+        ("batch norm", 64),
+    ]
+    assert found.right_after_cut == record.measurements["cut"].validation
+    assert found.steps[-1].validation is not None
+    tuned = record.measurements["tuned"].validation
+    assert tuned is not None
+    assert tuned.top1 == found.steps[-1].validation.top1
+    shown = " ".join(ran.out.split())
+    assert "right after the cut" in shown
+    assert "after least squares and mean (48 images" in shown
+    page = (out / "report.md").read_text(encoding="utf-8")
+    assert "## Restored without training: validation top-1" in page
+    assert "| cut | after the cut | after least squares and mean | after batch norm | training images |" in page
+    assert "| restored |" in page  # the row of the result, which nothing was trained for
+    again = run(*words, *RESTORE)
+    assert "nothing was computed" in again.out
+    refused(run(*words), "method.restore.compensate = both, but this one has none")
+    refused(run(*words, *RESTORE[:-1], "65"), "method.restore.batch_norm_images = 64, but this one has 65")
+
+
+def test_apply_restores_with_data_and_says_so_in_the_file(weights: Path, tmp_path: Path) -> None:
+    assert planned(weights, tmp_path).code == 0
+    words = ("apply", tmp_path / "plan.json", *NETWORK, "--weights", weights)
+    out = ("--out", tmp_path / "small.safetensors")
+    refused(run(*words, *out, *RESTORE), "--compensate both looks at training images, and there is no data", "--data")
+    refused(run(*words, *out, "--bn-images", "64"), "--bn-images 64 looks at training images")
+    assert not (tmp_path / "small.safetensors").exists()
+    ran = run(*words, *DATA, *RESTORE, *out, "-q", "--json")
+    assert ran.code == 0, ran.err
+    steps = json.loads(ran.out)["restored"]["steps"]
+    assert [step["what"] for step in steps] == ["cut", "least squares and mean", "batch norm"]
+    file = tmp_path / "small.safetensors"
+    shown = run("evaluate", file, *NETWORK, *DATA, "--split", "validation", "--json")
+    assert json.loads(shown.out)["top1"] == steps[-1]["validation"]["top1"]
+    assert inspect_file(file).provenance["restored"]["steps"][1]["images"] == 48  # type: ignore[index,call-overload]
+    checked = run("verify", file, *NETWORK, "--weights", weights)
+    assert checked.code == 0, checked.err
+    assert "were re-fitted or trained after the cut" in checked.out
+    tabled = run(*words, *DATA, *RESTORE, *out, "-q", "--force")
+    assert "Restored without training" in tabled.out
+    assert "after batch norm" in " ".join(tabled.out.split())
+
+
+def test_options_become_settings() -> None:
+    assert choices.restore(RestoreOptions()) == RestoreSettings()
+    wanted = RestoreSettings(compensate="mean", images=9, batch_norm_images=7)
+    assert choices.restore(RestoreOptions(compensate="mean", compensate_images=9, bn_images=7)) == wanted
+    with pytest.raises(UsageError, match=r"--compensate-images 9 is for --compensate, which is none"):
+        choices.restore(RestoreOptions(compensate_images=9))
+
+
+def test_a_plan_says_where_it_is_not_what_a_run_decides(weights: Path, tmp_path: Path) -> None:
+    ran = planned(weights, tmp_path, "--method", "global", "--criterion", "gate_taylor", "--json")
+    notes = json.loads(ran.out)["notes"]
+    assert any("gate_taylor looks at data, and a plan has none: L1 norms stand in" in note for note in notes)
+    ran = planned(weights, tmp_path, "--method", "gate_decorator", "--json", "--force")
+    assert any("gate_decorator trains before it decides" in note for note in json.loads(ran.out)["notes"])
+    ran = planned(weights, tmp_path, "--method", "global", "--criterion", "l2", "--json", "--force")
+    assert not any("shows how much goes" in note for note in json.loads(ran.out)["notes"])
