@@ -14,6 +14,7 @@ from typing import Any
 
 import graph_tables
 import pruning_tables
+import thinet_tables
 from table_parts import machine, rows_to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -190,6 +191,10 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gates": pruning_tables.gates,
     "global_pruning": pruning_tables.global_pruning,
     "slimming_mnist": pruning_tables.slimming_mnist,
+    "thinet_errors": thinet_tables.errors,
+    "thinet_comparison": thinet_tables.comparison,
+    "thinet_half": thinet_tables.half,
+    "thinet_sizes": thinet_tables.sizes,
 }
 
 

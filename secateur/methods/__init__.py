@@ -14,19 +14,21 @@ from secateur.methods.global_pruning import GlobalPruning as GlobalPruning
 from secateur.methods.l1 import L1 as L1
 from secateur.methods.magnitude import Magnitude as Magnitude
 from secateur.methods.network_slimming import NetworkSlimming as NetworkSlimming
+from secateur.methods.thinet import ThiNet as ThiNet
 
 AnyMethod = Annotated[
-    L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming, Field(discriminator="name")
+    L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming | ThiNet, Field(discriminator="name")
 ]
 """The settings of any method, told apart by ``name``: what a recipe holds."""
 
-METHODS: Mapping[str, type[L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming]] = {
+METHODS: Mapping[str, type[L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming | ThiNet]] = {
     "l1": L1,
     "magnitude": Magnitude,
     "global": GlobalPruning,
     "blocks": Blocks,
     "gate_decorator": GateDecorator,
     "network_slimming": NetworkSlimming,
+    "thinet": ThiNet,
 }
 """Every method by name; contract tests run over all of them."""
 
@@ -42,4 +44,5 @@ __all__ = [
     "Method",
     "MethodRecord",
     "NetworkSlimming",
+    "ThiNet",
 ]

@@ -5,11 +5,15 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from secateur.criteria import criterion_named
+from secateur.criteria import CRITERIA, criterion_named
+from secateur.methods.contract import Method
 from secateur.training import Batch, Task
 
 STAND_IN = "l1"
 """The criterion by which a plan is made where the one asked for needs data and there is none."""
+
+WITHOUT_DATA = ("random", "weight_sum")
+"""Ways to choose that are no names in ``CRITERIA`` of their own and look at weights alone."""
 
 
 @dataclass(frozen=True)
@@ -49,3 +53,23 @@ def needs_data(criterion: str) -> bool:
 def stand_in(criterion: str) -> str:
     """Return the criterion itself, or where it needs data the one that plans are made by without."""
     return STAND_IN if needs_data(criterion) else criterion
+
+
+def planning_notes(method: Method) -> list[str]:
+    """Say why the plan that ``method`` makes without data may keep other units than its run will; nothing where not.
+
+    Args:
+        method: any; one whose ``criterion`` or ``variant`` looks at data, or that trains before it decides, has one.
+    """
+    if method.trains_to_decide and getattr(method, "sparse_epochs", None) != 0:
+        return [
+            f"the method {method.name} trains before it decides, which a plan does not: this one shows how much goes, "
+            "not which channels"
+        ]
+    by = getattr(method, "criterion", None) or getattr(method, "variant", None)
+    if not isinstance(by, str) or by in WITHOUT_DATA or (by in CRITERIA and not needs_data(by)):
+        return []
+    return [
+        f"{by} looks at data, and a plan has none: L1 norms stand in for it, so this plan shows how much goes, "
+        "not which units"
+    ]

@@ -11,6 +11,7 @@ from secateur.models.preact_resnet import PreActivationResNet as PreActivationRe
 from secateur.models.registry import NETWORKS as NETWORKS
 from secateur.models.registry import build_model as build_model
 from secateur.models.registry import default_normalization as default_normalization
+from secateur.models.registry import head_of as head_of
 from secateur.models.registry import input_shape as input_shape
 from secateur.models.registry import model_names as model_names
 from secateur.models.resnet50 import ResNet50 as ResNet50
@@ -33,6 +34,7 @@ __all__ = [
     "build_model",
     "default_normalization",
     "digits_resnet",
+    "head_of",
     "input_shape",
     "load_weights",
     "model_names",

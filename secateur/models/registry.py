@@ -15,7 +15,7 @@ from secateur.models.libraries import LIBRARIES, LIBRARY_CALLS, torchvision_has
 from secateur.models.mlp import slimming_mlp
 from secateur.models.preact_resnet import PreActivationResNet
 from secateur.models.resnet50 import ResNet50
-from secateur.models.vgg import gate_decorator_vgg16, imagenet_vgg16, l1_vgg16, slimming_vgg19
+from secateur.models.vgg import gap_vgg16, gate_decorator_vgg16, imagenet_vgg16, l1_vgg16, slimming_vgg19
 from secateur.names import nearest_name, unknown_name
 from secateur.user_code import call_user_function, names_user_code
 
@@ -31,12 +31,14 @@ class Network:
         input_shape: (channels, height, width) that it was made for.
         normalization: name of the usual one for its data.
         fixed_channels: whether the number of input channels cannot be chosen.
+        head: path of the layers that other data needs anew, where somebody has said which.
     """
 
     build: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
     normalization: str
     fixed_channels: bool = False
+    head: str | None = None
 
 
 _CIFAR = (3, 32, 32)
@@ -63,9 +65,10 @@ NETWORKS: dict[str, Network] = {
     "vgg19-slimming": Network(slimming_vgg19, _CIFAR, "cifar10"),
     "resnet164-preact": Network(partial(PreActivationResNet, 164), _CIFAR, "cifar10"),
     "densenet40": Network(partial(DenseNet, 40), _CIFAR, "cifar10"),
-    "vgg16-imagenet": Network(imagenet_vgg16, _IMAGENET, "imagenet"),
-    "resnet50": Network(partial(ResNet50, stride_in_first=False), _IMAGENET, "imagenet"),
-    "resnet50-caffe": Network(partial(ResNet50, stride_in_first=True), _IMAGENET, "imagenet"),
+    "vgg16-imagenet": Network(imagenet_vgg16, _IMAGENET, "imagenet", head="classifier.6"),
+    "vgg16-gap": Network(gap_vgg16, _IMAGENET, "imagenet", head="classifier"),
+    "resnet50": Network(partial(ResNet50, stride_in_first=False), _IMAGENET, "imagenet", head="fc"),
+    "resnet50-caffe": Network(partial(ResNet50, stride_in_first=True), _IMAGENET, "imagenet", head="fc"),
     "fcn32s-vgg16": Network(FCN32s, (3, 224, 224), "imagenet"),
 }
 
@@ -109,6 +112,23 @@ def build_model(
 def model_names() -> list[str]:
     """Return the names of our own networks, sorted."""
     return sorted(NETWORKS)
+
+
+def head_of(name: str) -> str:
+    """Return the path of the layers of a network that other data needs anew, such as ``classifier``.
+
+    Raises:
+        UsageError: the name is unknown (the nearest is suggested), or it is not known of this network.
+    """
+    known = [own for own, network in NETWORKS.items() if network.head is not None]
+    if not names_user_code(name):
+        library, inner = _split_name(name)
+        head = NETWORKS[inner].head if library == OWN else None
+        if head is not None:
+            return head
+    raise UsageError(
+        f"nobody says which layers of {name} are its head, so it cannot be new; it is known of {', '.join(known)}"
+    )
 
 
 def input_shape(name: str) -> tuple[int, int, int] | None:

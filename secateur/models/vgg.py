@@ -84,6 +84,18 @@ def imagenet_vgg16(*, num_classes: int = 1000, in_channels: int = 3) -> VGG:
     return VGG(_features(VGG16, in_channels, bias=True, batch_norm=False), classifier)
 
 
+def gap_vgg16(*, num_classes: int = 1000, in_channels: int = 3) -> VGG:
+    """Return ImageNet's VGG-16 with global average pooling and one linear layer in place of its linear layers.
+
+    Source: Luo, Wu and Lin 2017 (ThiNet), arXiv:1707.06342, §4.2.2, the network of ThiNet-GAP; as in the authors'
+    definition the average is over what the last convolution gives, without the last max pooling. The convolutions have
+    the names and shapes of ``vgg16-imagenet``; 15,227,688 parameters with 1,000 classes. Images of any size will do.
+    """
+    features = _features(VGG16[:-1], in_channels, bias=True, batch_norm=False)
+    features.append(nn.AdaptiveAvgPool2d(1))
+    return VGG(features, nn.Sequential(nn.Linear(512, num_classes)))
+
+
 def slimming_vgg19(*, num_classes: int = 10, in_channels: int = 3) -> VGG:
     """Return VGG-19 for 32×32 images: 16 convolutions without bias, batch norm, one linear layer.
 

@@ -24,7 +24,7 @@ _COUNTER = ".num_batches_tracked"  # of batch norm; it came late to torch and ch
 _FOREIGN_OBJECT = re.compile(r"GLOBAL ([\w.]+)|Unsupported class ([\w.]+)")
 
 
-def load_weights(model: nn.Module, path: Path | str) -> None:
+def load_weights(model: nn.Module, path: Path | str, *, new_head: str | None = None) -> None:
     """Put the weights in ``path`` into ``model``: all of them, or the model stays as it was.
 
     Args:
@@ -33,6 +33,8 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
         path: a ``.safetensors`` file, or one that ``torch.save`` wrote of tensors: a state dict, or a dict
             with one under ``state_dict``, ``model_state_dict`` or ``model``. Names may begin with
             ``module.``.
+        new_head: path of layers that stay as they are, whatever the file holds under that path; all others have to be
+            in the file, in their shapes, and nothing else.
 
     Raises:
         ModelError: the file is missing, corrupt, or holds Python objects (nothing of it is executed); a
@@ -40,11 +42,13 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
     """
     path = Path(path)
     weights = _without_prefixes(_read(path))
-    _check_fit(model, weights, path)
+    if new_head is not None:
+        weights = {name: tensor for name, tensor in weights.items() if not _is_under(name, new_head)}
+    _check_fit(model, weights, path, new_head)
     for name, tensor in weights.items():
         if (tensor.is_floating_point() or tensor.is_complex()) and not bool(torch.isfinite(tensor).all()):
             raise ModelError(f"{path}: tensor {name!r} holds NaN or infinity; the training that wrote it diverged")
-    # Not strict, because of the batch counters; everything else has been compared.
+    # Not strict, because of the batch counters and a new head; everything else has been compared.
     model.load_state_dict(weights, strict=False)
 
 
@@ -120,8 +124,14 @@ def _without_prefixes(weights: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], path: Path) -> None:
-    expected: Mapping[str, Any] = model.state_dict()
+def _is_under(name: str, path: str) -> bool:
+    return name.startswith(f"{path}.")
+
+
+def _check_fit(model: nn.Module, weights: Mapping[str, Tensor], path: Path, new_head: str | None) -> None:
+    expected: Mapping[str, Any] = {
+        name: tensor for name, tensor in model.state_dict().items() if new_head is None or not _is_under(name, new_head)
+    }
     missing = [name for name in expected if name not in weights and not name.endswith(_COUNTER)]
     unexpected = [name for name in weights if name not in expected and not name.endswith(_COUNTER)]
     reshaped = [

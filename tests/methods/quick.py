@@ -20,5 +20,6 @@ QUICK: dict[str, dict[str, Any]] = {
         "finetune_epochs": 1,
         "cooldown_epochs": 0,
     },
+    "thinet": {"images": 64, "layer_epochs": 0.1, "recover": SETTINGS, "finetune": None, "finetune_epochs": 1},
     "network_slimming": {"sparse_epochs": 1, "finetune_epochs": 1, "training": None},
 }
