@@ -24,11 +24,13 @@ from secateur.cli.evaluate import evaluate
 from secateur.cli.export import export
 from secateur.cli.groups import groups
 from secateur.cli.inspect import inspect
+from secateur.cli.pack import pack
 from secateur.cli.plan import plan
 from secateur.cli.profile import profile
 from secateur.cli.prune import prune
 from secateur.cli.recipe import recipe
 from secateur.cli.sensitivity import sensitivity
+from secateur.cli.unpack import unpack
 from secateur.cli.verify import verify
 from secateur.errors import SecateurError
 from secateur.memory import asked_for, ran_out
@@ -64,7 +66,8 @@ def describe(
 
     Start with `secateur demo`. The main job is `secateur prune`; `compress` does it from a recipe that holds all
     settings. `plan`, `apply`, `verify`, `evaluate` and `export` are its steps one by one; `sensitivity`, `groups`,
-    `profile` and `inspect` show what there is.
+    `profile` and `inspect` show what there is. `pack` stores weights that are mostly zero small, `unpack` makes them
+    dense again.
     """
     del version  # printed before any command is looked for
 
@@ -73,6 +76,7 @@ COMMANDS = (
     *(demo, prune, compress, recipe, sensitivity),
     *(plan, apply, verify, evaluate, export),
     *(groups, profile, inspect),
+    *(pack, unpack),
 )
 for command in COMMANDS:
     app.command()(command)

@@ -16,7 +16,6 @@ from torch import nn
 from secateur import graph
 from secateur.errors import ArtifactError, PlanError
 from secateur.export.attributes import check_attributes
-from secateur.export.container import Container, StoredShape, read_container, shown
 from secateur.export.fitting import check_attribute_values, check_fits, check_kind, refitted
 from secateur.export.header import KEY, Builder, Header, Preprocessing, Spec, as_builder, read_header
 from secateur.export.packing import packed
@@ -27,6 +26,7 @@ from secateur.graph.plan import fingerprint_of
 from secateur.graph.slots import StoredTensor, refuse_wrappers, stored_tensors
 from secateur.models.selection import ChannelSelection
 from secateur.record import environment
+from secateur.tensor_file import Container, StoredShape, read_container, shown
 
 
 @dataclass(frozen=True, kw_only=True)

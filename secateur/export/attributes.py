@@ -7,9 +7,9 @@ read (``num_heads``, ``split_sizes[1]``); of them a file may make any integer sm
 from torch import nn
 
 from secateur.errors import ArtifactError
-from secateur.export.container import shown
 from secateur.graph import Plan
 from secateur.graph.written_sizes import read_size, written_sizes
+from secateur.tensor_file import shown
 
 COUNTS: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.modules.conv._ConvNd, ("in_channels", "out_channels", "groups")),

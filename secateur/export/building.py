@@ -8,11 +8,11 @@ from torch import nn
 
 from secateur.errors import ArtifactError, SecateurError
 from secateur.export.artifact import ArtifactInfo, inspect, load
-from secateur.export.container import shown
 from secateur.export.fitting import refitted
 from secateur.export.header import Builder
 from secateur.graph.slots import stored_tensors
 from secateur.models import build_model
+from secateur.tensor_file import shown
 
 ARGUMENT_LIMITS: Mapping[str, int] = {"num_classes": 1_000_000, "in_channels": 4096}
 

@@ -7,12 +7,12 @@ from typing import Any
 from torch import nn
 
 from secateur.errors import ArtifactError, ModelError
-from secateur.export.container import StoredShape, shown
 from secateur.export.header import Spec
 from secateur.graph import Plan
 from secateur.graph.folded_layers import copied, refit
 from secateur.graph.slots import StoredTensor
 from secateur.graph.written_sizes import read_size
+from secateur.tensor_file import StoredShape, shown
 
 
 def refitted(model: nn.Module, spec: Spec, shapes: Mapping[str, tuple[int, ...]], path: Path) -> nn.Module:

@@ -11,10 +11,10 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
 
 from secateur.data import DataSource, Normalization
 from secateur.errors import ArtifactError, PlanError
-from secateur.export.container import Container, parse_json, shown
 from secateur.export.packing import packed, unpacked
 from secateur.graph import Plan
 from secateur.graph.folded_layers import FoldedLayer
+from secateur.tensor_file import Container, parse_json, shown
 from secateur.user_code import names_user_code
 
 FORMAT = "secateur-model"
@@ -176,6 +176,8 @@ def read_header(container: Container, path: Path) -> tuple[Header, Plan | None]:
     text = container.metadata[KEY]
     content = parse_json(text, f"the {KEY!r} metadata of {path}")
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
+    if found == "secateur-sparse":
+        raise ArtifactError(f"{path} is a sparse file; make a model file of it first, with secateur unpack {path}")
     if found != FORMAT:
         raise ArtifactError(
             f"{path} has the format {shown(found)!r} instead of {FORMAT!r}; save it again with secateur.save"

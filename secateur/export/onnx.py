@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from secateur.errors import ArtifactError, ExportError
-from secateur.export.container import shown
 from secateur.export.header import Preprocessing, preprocessing_to_json
 from secateur.export.onnx_check import largest_differences, resized
 from secateur.export.onnx_runtime import ONNX_FORMAT, ONNX_VERSION, PREPROCESSING_KEY, OnnxModel, require_onnx
@@ -28,6 +27,7 @@ from secateur.graph import inputs
 from secateur.graph.inputs import ExampleInputs
 from secateur.graph.slots import mode_of, refuse_wrappers
 from secateur.record import environment
+from secateur.tensor_file import shown
 
 OPSET = 20
 """What torch 2.13 writes by default. Measured: opsets 18 to 24 run equally fast in ONNX Runtime 1.32."""

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from secateur.errors import ArtifactError, ExportError
-from secateur.export.container import parse_json, shown
 from secateur.export.header import Preprocessing, preprocessing_from_json
+from secateur.tensor_file import parse_json, shown
 
 ONNX_FORMAT = "secateur-onnx"
 ONNX_VERSION = "1"

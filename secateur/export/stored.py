@@ -6,13 +6,13 @@ import torch
 from torch import Tensor, nn
 
 from secateur.errors import ArtifactError
-from secateur.export.container import DTYPES
 from secateur.export.header import Spec
 from secateur.graph import Plan
 from secateur.graph.folded_layers import folded_layers
 from secateur.graph.slots import StoredTensor
 from secateur.graph.surgery import integer_attributes
 from secateur.graph.written_sizes import read_size
+from secateur.tensor_file import DTYPES
 
 LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
 """The channels-last order of tensors by their number of dimensions."""

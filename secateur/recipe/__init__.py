@@ -3,6 +3,7 @@
 from secateur.recipe.demo import demo_recipe as demo_recipe
 from secateur.recipe.job import RunResult as RunResult
 from secateur.recipe.job import compress as compress
+from secateur.recipe.plans import Applied as Applied
 from secateur.recipe.plans import Checked as Checked
 from secateur.recipe.plans import MadePlan as MadePlan
 from secateur.recipe.plans import apply_plan as apply_plan
@@ -10,6 +11,7 @@ from secateur.recipe.plans import check_target as check_target
 from secateur.recipe.plans import make_plan as make_plan
 from secateur.recipe.plans import plan_without as plan_without
 from secateur.recipe.plans import read_plan as read_plan
+from secateur.recipe.plans import require_data as require_data
 from secateur.recipe.plans import verify_file as verify_file
 from secateur.recipe.plans import write_plan as write_plan
 from secateur.recipe.proving import require_proof as require_proof
@@ -47,6 +49,7 @@ from secateur.recipe.subject import settle as settle
 from secateur.recipe.subject import shape_in_files as shape_in_files
 
 __all__ = [
+    "Applied",
     "Checked",
     "DataChoice",
     "Machine",
@@ -87,6 +90,7 @@ __all__ = [
     "recipe_schema",
     "recipe_text",
     "recipe_yaml",
+    "require_data",
     "require_proof",
     "settle",
     "shape_in_files",

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from secateur.errors import UsageError
 from secateur.training.task import Batch
 
+BeginHook = Callable[[nn.Module, torch.optim.Optimizer], None]
 LossHook = Callable[[nn.Module, Batch, Tensor], Tensor]
 ModelHook = Callable[[nn.Module], None]
 EpochHook = Callable[[nn.Module, int], None]
@@ -30,6 +31,7 @@ class Stateful(Protocol):
 class HookCalls:
     """The bound methods of all hooks, by the moment at which they are called."""
 
+    begin: tuple[BeginHook, ...]
     loss: tuple[LossHook, ...]
     after_backward: tuple[ModelHook, ...]
     after_step: tuple[ModelHook, ...]
@@ -49,6 +51,7 @@ def sort_hooks(hooks: Sequence[object]) -> HookCalls:
                 f"{', '.join(HookCalls.__dataclass_fields__)}"
             )
     return HookCalls(
+        begin=_methods(hooks, "begin"),
         loss=_methods(hooks, "loss"),
         after_backward=_methods(hooks, "after_backward"),
         after_step=_methods(hooks, "after_step"),

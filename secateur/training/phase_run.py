@@ -136,6 +136,8 @@ def _build_loop(
         gradient_clip=settings.gradient_clip,
         world_size=surroundings.processes.world_size,
     )
+    for begin in calls.begin:
+        begin(work.model, optimizer)
     return TrainingLoop(
         work=work,
         surroundings=surroundings,

@@ -101,6 +101,10 @@ class Hook:
 
     There is no need to inherit: this class documents the names. Each may be left out.
 
+    * ``begin(model, optimizer)`` runs once per call of ``train`` that takes a step, before the first one, and so
+      again where a killed run continues: weights, the optimiser's state and what the hook has accumulated are
+      then those of the checkpoint. The place to look up parameters, and to keep the optimiser whose state a
+      later moment changes; SGD's momentum is there already, Adam's moments come with the first step.
     * ``loss(model, batch, loss) -> loss`` changes the loss before the backward pass, for example by a
       penalty.
     * ``after_backward(model)`` sees and may change the gradients, already unscaled and averaged over

@@ -57,11 +57,13 @@ class Container:
         tensors: name → type and shape.
         metadata: the strings in ``__metadata__``.
         size_bytes: of the whole file.
+        begins: name → byte of the file at which the tensor's data begins.
     """
 
     tensors: dict[str, StoredShape]
     metadata: dict[str, str]
     size_bytes: int
+    begins: dict[str, int]
 
 
 def read_container(path: Path) -> Container:
@@ -84,8 +86,10 @@ def read_container(path: Path) -> Container:
             f"{path} lists {len(content):,} tensors, but at most {TENSOR_LIMIT:,} are allowed; it is not a model"
         )
     spans = {name: _entry(name, entry, path) for name, entry in content.items()}
-    _check_spans({name: span for name, (_, span) in spans.items()}, size_bytes - 8 - len(text), path)
-    return Container({name: stored for name, (stored, _) in spans.items()}, metadata, size_bytes)
+    data_begin = 8 + len(text)
+    _check_spans({name: span for name, (_, span) in spans.items()}, size_bytes - data_begin, path)
+    begins = {name: data_begin + begin for name, (_, (begin, _)) in spans.items()}
+    return Container({name: stored for name, (stored, _) in spans.items()}, metadata, size_bytes, begins)
 
 
 def parse_json(text: bytes | str, what: str) -> Any:
@@ -163,7 +167,7 @@ def _entry(name: str, entry: Any, path: Path) -> tuple[StoredShape, tuple[int, i
     if not name or len(name) > NAME_LIMIT or not name.isprintable():
         raise ArtifactError(
             f"{path} names a tensor {shown(name)!r} of {len(name)} characters; "
-            "names have 1 to {NAME_LIMIT} printable ones"
+            f"names have 1 to {NAME_LIMIT} printable ones"
         )
     if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
         raise ArtifactError(
