@@ -34,7 +34,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
             part, and what all find is averaged.
 
     Raises:
-        DataError: there are no batches, one is empty, or a layer gets one value per channel, which has no variance.
+        DataError: there are no batches, one is empty, a layer gets one value per channel, which has no
+            variance, or one that is not finite.
         UsageError: data and model are on different devices.
         TrainingError: memory ran out.
     """
@@ -57,6 +58,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
             norm.training, norm.momentum = True, None
         _run_all(model, batches, processes)
         found = [_over(norm, processes) for norm in norms]
+    if not all(torch.isfinite(mean).all() and torch.isfinite(variance).all() for mean, variance, _ in found):
+        raise DataError("the network gives NaN or infinity on these images, so batch norm cannot be measured anew")
     with torch.no_grad():
         for norm, (mean, variance, batches_seen) in zip(norms, found, strict=True):
             if not batches_seen:

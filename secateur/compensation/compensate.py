@@ -1,15 +1,15 @@
 """Re-fit the layers that read a cut one, so that they give what they gave before the cut as nearly as they can."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
+from secateur.compensation.images import Batches, Counted
 from secateur.compensation.settings import How
 from secateur.compensation.survey import Survey, kept_filters, survey
-from secateur.criteria.accumulator import present_processes
 from secateur.criteria.batch_runs import call_of
 from secateur.criteria.reconstruction import (
     Reader,
@@ -22,21 +22,18 @@ from secateur.criteria.reconstruction import (
     least_squares,
     relative_error,
 )
-from secateur.errors import DataError, PlanError, UsageError
+from secateur.errors import PlanError, UsageError
 from secateur.graph import ChannelGraph, Plan, trace
-from secateur.graph.inputs import ExampleInputs, batch_size_of
+from secateur.graph.inputs import ExampleInputs
 from secateur.graph.sliced_weights import shape_problem
 from secateur.graph.slots import stored_tensors
 from secateur.graph.surgery import check_fits
 from secateur.names import unknown_name
-from secateur.training import Batch, sum_over_processes
+from secateur.training import Batch
 
 NOWHERE = "it has neither a bias nor a batch norm right behind it that could hold a constant"
 
 NAMED = 5  # layers in a sentence
-
-Batches = Callable[[], Iterable[Batch]]
-"""Gives the same mini-batches on every call."""
 
 Told = Callable[[str], None]
 
@@ -89,7 +86,7 @@ class Compensation:
         before, after = (max(pair[place] for pair in self.errors.values()) for place in (0, 1))
         parts = [
             f"compensation ({self.how}): {len(self.layers)} layer(s) fitted anew on {self.images:,} images; the "
-            f"largest relative error of one of them fell from {before:.3g} to {after:.3g}"
+            f"largest relative error of a layer was {before:.3g} before and {after:.3g} after"
         ]
         bare = [path for path, refit in self.layers.items() if refit.how != self.how]
         if bare:
@@ -103,7 +100,7 @@ def compensate(
     model: nn.Module,
     small: nn.Module,
     plan: Plan,
-    batches: Batches,
+    batches: Batches | Iterable[Batch],
     how: How,
     *,
     graph: ChannelGraph | None = None,
@@ -133,7 +130,8 @@ def compensate(
         model: as it was right before the cut; stays as it is, bitwise.
         small: what ``plan`` left of it, with the weights that it was left with.
         plan: from ``model`` to ``small``.
-        batches: called once for each pass; gives (inputs, labels), or inputs alone, on the models' device.
+        batches: (inputs, labels), or inputs alone, on the models' device; or a function that gives the same ones on
+            every call, once for each pass, where they are too many to hold.
         how: ``none``, ``mean``, ``scale`` or ``both``.
         graph: of ``model``; traced on the first batch if None.
         seed: for models that draw random numbers even in eval mode.
@@ -152,7 +150,7 @@ def compensate(
         raise UsageError(unknown_name("way to compensate", str(how), get_args(How)))
     if how == "none":
         return Compensation(how)
-    looked_at = _Counted(batches)
+    looked_at = Counted(batches)
     first = looked_at.first()
     graph = graph or trace(model, _inputs_of(first))
     _check(model, small, graph, plan)
@@ -217,36 +215,6 @@ def _constant(model: nn.Module, path: str, norm: str | None) -> Tensor:
     if norm is not None:
         return -model.get_submodule(norm).get_buffer("running_mean").to("cpu", torch.float64)
     return torch.zeros(module.get_parameter("weight").shape[0], dtype=torch.float64)
-
-
-class _Counted:
-    """The mini-batches of one pass, again and again, and how many images that were."""
-
-    def __init__(self, batches: Batches) -> None:
-        self._batches = batches
-        self._images = 0
-
-    def __call__(self) -> Iterator[Batch]:
-        self._images = 0
-        for batch in self._batches():
-            self._images += batch_size_of(call_of(batch))
-            yield batch
-
-    def first(self) -> Batch:
-        """Return the first mini-batch of which this process has a part.
-
-        Raises:
-            DataError: there is none.
-        """
-        for batch in self._batches():
-            if batch_size_of(call_of(batch)):
-                return batch
-        raise DataError("layers cannot be fitted without images; give at least one batch")
-
-    def images(self, device: torch.device) -> int:
-        """Return the images of the last pass, over all processes."""
-        count = torch.tensor([self._images], device=device)
-        return int(sum_over_processes(count, present_processes()))
 
 
 def _inputs_of(batch: Batch) -> ExampleInputs:

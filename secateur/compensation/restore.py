@@ -1,28 +1,22 @@
 """Everything that brings accuracy back after a cut without training, in its order, with what each step brought."""
 
-import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
 
 from secateur.compensation.batch_norm import reestimate_batch_norm
-from secateur.compensation.compensate import Batches, Compensation, Told, compensate
+from secateur.compensation.compensate import Compensation, Told, compensate
+from secateur.compensation.images import Counted, first_images, held
 from secateur.compensation.settings import How, RestoreSettings
-from secateur.criteria.accumulator import present_processes
-from secateur.criteria.batch_runs import call_of
 from secateur.graph import ChannelGraph, Plan
-from secateur.graph.inputs import batch_size_of, map_tensors, tensors_of
 from secateur.record import RestoreStep
 from secateur.record.restoration import BATCH_NORM, CUT
-from secateur.training import Batch, Task
+from secateur.training import Task
 
 IN_WORDS: Mapping[How, str] = {"mean": "mean", "scale": "least squares", "both": "least squares and mean"}
 """What each way to compensate is called in records."""
-
-HELD_BYTES = 2**30
-"""Images are read once and held, up to so many bytes; more are read again for each layer."""
 
 
 @dataclass(frozen=True)
@@ -97,42 +91,9 @@ def restore(
         steps.append(step(IN_WORDS[settings.compensate], compensation.images, time.perf_counter() - begun))
     if settings.batch_norm_images:
         begun = time.perf_counter()
-        norms = reestimate_batch_norm(small, first_images(task, settings.batch_norm_images))
+        seen = Counted(lambda: first_images(task, settings.batch_norm_images))
+        norms = reestimate_batch_norm(small, seen())
         tell(f"running statistics of {norms} batch norm(s) measured anew")
-        steps.append(step(BATCH_NORM, settings.batch_norm_images, time.perf_counter() - begun))
+        images = seen.images(next(small.parameters()).device) if norms else 0
+        steps.append(step(BATCH_NORM, images, time.perf_counter() - begun))
     return Restored(tuple(steps), compensation, norms)
-
-
-def first_images(task: Task, count: int) -> Iterator[Batch]:
-    """Yield the first mini-batches of the training split that hold ``count`` images, over all processes together.
-
-    They are the same on every call. The last one is shortened; a data set with fewer images is yielded once.
-    """
-    processes = present_processes()
-    share = count // processes.world_size + (processes.rank < count % processes.world_size)
-    size = next((batch_size_of(call_of(batch)) for batch in task.batches(1)), 1)
-    for batch in task.batches(math.ceil(count / max(size, 1))):
-        samples = batch_size_of(call_of(batch))
-        if not share:
-            return
-        yield batch if samples <= share else _shortened(batch, samples, share)
-        share -= min(samples, share)
-
-
-def held(batches: Batches, images: int) -> Batches:
-    """Return mini-batches that are read once, if ``images`` of them are few enough to hold, else as they are."""
-    first = next(iter(batches()), None)
-    if first is None:
-        return batches
-    call = call_of(first)
-    size = sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(call))
-    if size / max(batch_size_of(call), 1) * images > HELD_BYTES:
-        return batches
-    kept = list(batches())
-    return lambda: kept
-
-
-def _shortened(batch: Batch, samples: int, share: int) -> Batch:
-    """Return the first samples of a mini-batch."""
-    found: Batch = map_tensors(lambda tensor: tensor[:share] if len(tensor) == samples else tensor, batch)
-    return found

@@ -34,8 +34,11 @@ class RestoreSettings:
             raise UsageError(unknown_name("setting of restore.compensate", str(self.compensate), get_args(How)))
         if self.images < 1:
             raise UsageError(f"restore.images is {self.images}, but must be at least 1")
-        if self.batch_norm_images < 0:
-            raise UsageError(f"restore.batch_norm_images is {self.batch_norm_images}, but must be at least 0")
+        if self.batch_norm_images < 0 or self.batch_norm_images == 1:
+            raise UsageError(
+                f"restore.batch_norm_images is {self.batch_norm_images}, but must be 0 (off) or at least 2, because "
+                "one image has no variance; some hundreds are usual"
+            )
 
     @property
     def is_off(self) -> bool:

@@ -9,7 +9,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from secateur.errors import TrainingError
 from secateur.record import with_defaults
-from secateur.training import Store
+from secateur.training import Entry, Store
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +34,16 @@ class Decisions:
         return {name: value for name, value in self.settings.items() if name not in self.undecisive}
 
     def recalled(self, name: str, made_for: Mapping[str, JsonValue]) -> dict[str, JsonValue] | None:
-        """Return a decision of an earlier run of the same job, or None.
+        """Return the values of a decision of an earlier run of the same job, or None.
+
+        Raises:
+            TrainingError: as :meth:`entry`.
+        """
+        entry = self.entry(name, made_for)
+        return entry.values if entry is not None and isinstance(entry.values, dict) else None
+
+    def entry(self, name: str, made_for: Mapping[str, JsonValue]) -> Entry | None:
+        """Return a decision of an earlier run of the same job with its tensors, or None.
 
         Raises:
             TrainingError: the store belongs to another job; names what differs, with both values.
@@ -54,7 +63,7 @@ class Decisions:
                     f"the store {self.store.folder} belongs to another run: {name} was decided for {key} = "
                     f"{begun.get(key)}, not {value}; continue with the settings that began it, or use another folder"
                 )
-        return known
+        return entry
 
     def _as_written_now(self, begun: Mapping[str, JsonValue]) -> Mapping[str, JsonValue]:
         """Return what an earlier version wrote as this one does: a setting that is new has its default."""

@@ -133,12 +133,13 @@ class MethodRun:
     def _restored(self, cut: Cut, made_for: dict[str, JsonValue]) -> None:
         """Restore the model that a cut left, or recall how that went."""
         name = f"restored-{cut.number}"
-        if self.decisions.recalled(name, made_for) is None:
+        entry = self.decisions.entry(name, made_for)
+        if entry is None:
             found = restored(cut, self.task, self.restore, measured=self.measures_cuts or cut.last, tell=self.tell)
             result = RESTORATION.dump_python(found, mode="json")
             self.store.keep(name, {"made_for": made_for, "result": result}, weights_of(cut.small))
-        entry = self.store.recall(name)
-        assert entry is not None
+            entry = self.store.recall(name)
+            assert entry is not None
         # Read back, the weights are the same in every process, and in a run that continues from here.
         load_weights(cut.small, entry.tensors, phase=name)
         self.trained_between_cuts |= bool(self.restored)

@@ -3,7 +3,7 @@
 import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,11 @@ def apply_plan(
         VerificationError: the cut could not be proved; no file is written.
     """
     require_data(restore, data=subject.data is not None)
+    if not restore.is_off and not subject.has_weights:
+        raise UsageError(
+            "no weights were given, and layers of a network with random ones would be fitted to noise; give --weights, "
+            "or leave out --compensate and --bn-images"
+        )
     small, proof = proved_cut(subject.model, plan, subject.example_inputs)
     found = None
     if not restore.is_off:
@@ -168,10 +173,15 @@ def apply_plan(
         builder=subject.builder,
         provenance={
             "source_weights": subject.weights_fingerprint,
-            **({} if found is None else {"restored": RESTORATION.dump_python(found, mode="json")}),
+            **({} if found is None else {"restored": RESTORATION.dump_python(_without_times(found), mode="json")}),
         },
     )
     return Applied(proof, found)
+
+
+def _without_times(found: Restoration) -> Restoration:
+    """Return what is the same whenever the same is restored, so that equal models give equal files."""
+    return replace(found, steps=tuple(replace(step, seconds=0.0) for step in found.steps))
 
 
 def require_data(restore: RestoreSettings, *, data: bool) -> None:

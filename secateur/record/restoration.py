@@ -51,5 +51,7 @@ def _step_in_words(step: RestoreStep) -> str:
     score = "not measured" if step.validation is None else f"{100 * step.validation.score:.2f} %"
     if step.what == CUT:
         return f"{score} right after the cut"
-    seen = f"{step.images:,} images, {step.seconds:.1f} s" if step.images else "nothing was re-fitted"
+    nothing = "there is none" if step.what == BATCH_NORM else "nothing was re-fitted"
+    count = f"{step.images:,} image{'s' * (step.images != 1)}"
+    seen = f"{count}, {step.seconds:.1f} s" if step.images else nothing
     return f"{score} after {step.what} ({seen})"

@@ -166,7 +166,8 @@ def _restored(record: RunRecord) -> list[str]:
     if not record.restored:
         return []
     grid, errors = restored_grid(record.restored), error_grid(record.restored)
-    layers = [] if errors is None else ["How far each layer was from its output before the cut:", errors.to_markdown()]
+    which = f"the last cut, {record.restored[-1].cut}" if len(record.restored) > 1 else "the cut"
+    layers = [] if errors is None else [f"How far each layer was from its output before {which}:", errors.to_markdown()]
     return [f"## {grid.title}", grid.to_markdown(), *layers]
 
 

@@ -1,7 +1,6 @@
 """A trained network that is cut and restored without training: accuracy comes back, step by step."""
 
 import copy
-import sys
 from collections.abc import Iterator
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from torch import nn
 
 from secateur.compensation import RestoreSettings, restore
-from secateur.compensation.restore import first_images, held
+from secateur.compensation.images import first_images, held
 from secateur.criteria import score
 from secateur.data import load_data
 from secateur.errors import UsageError
@@ -120,7 +119,7 @@ def test_few_images_are_read_once_and_many_every_time(monkeypatch: pytest.Monkey
     before = len(reads)
     assert [len(list(few())) for _ in range(3)] == [1, 1, 1]
     assert len(reads) == before
-    monkeypatch.setattr(sys.modules["secateur.compensation.restore"], "HELD_BYTES", 47)
+    monkeypatch.setattr("secateur.compensation.images.HELD_BYTES", 47)
     many = held(batches, 4)
     before = len(reads)
     list(many())

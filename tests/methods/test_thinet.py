@@ -7,14 +7,15 @@ import torch
 from quick import SETTINGS
 from torch import Tensor, nn
 
+from secateur.compensation import first_images
 from secateur.cost import Budget
 from secateur.criteria.reconstruction.statistics import Statistics
 from secateur.data import load_data
 from secateur.errors import BudgetError, PlanError, TrainingError, UsageError
 from secateur.graph import ChannelGraph, apply, trace
 from secateur.methods import Compressed, ThiNet
-from secateur.methods.thinet.choosing import explained_alone, first_images, joined, loss_without
-from secateur.methods.thinet.layers import epochs_after, in_forward_order, kept_counts, stretches
+from secateur.methods.thinet.choosing import explained_alone, joined, loss_without
+from secateur.methods.thinet.layers import check_longer, epochs_after, in_forward_order, kept_counts, stretches
 from secateur.models import build_model
 from secateur.training import Store, SupervisedTask
 
@@ -106,11 +107,11 @@ def test_both_convolutions_of_a_bottleneck_stand_together_and_other_layers_alone
 
 def test_longer_holds_for_its_layers_unless_there_is_no_training_at_all() -> None:
     _, graph = chain()
-    assert epochs_after(["first"], 1, {"second": 2}, graph=graph) == 1
-    assert epochs_after(["first", "second"], 1, {"second": 2}, graph=graph) == 2
-    assert epochs_after(["second"], 0, {"second": 2}, graph=graph) == 0
+    assert epochs_after(["first"], 1, {"second": 2}) == 1
+    assert epochs_after(["first", "second"], 1, {"second": 2}) == 2
+    assert epochs_after(["second"], 0, {"second": 2}) == 0
     with pytest.raises(PlanError, match="did you mean 'second'"):
-        epochs_after(["second"], 1, {"secand": 2}, graph=graph)
+        check_longer(graph, {"secand": 2})
 
 
 # ----------------------------------------------------------------- what is chosen, by arithmetic of our own

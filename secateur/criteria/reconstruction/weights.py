@@ -6,16 +6,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from secateur.criteria.reconstruction.selection import check_gram
+from secateur.criteria.reconstruction.selection import NOTHING, check_gram
 from secateur.criteria.reconstruction.statistics import Statistics
 from secateur.errors import UsageError
 
 CUT_OFF = 1e-7
 """Of the largest eigenvalue: directions with less energy are left as they are. Sums of products of single precision
 carry that much noise, which a smaller value would turn into large weights of both signs."""
-
-NOTHING = 1e-12
-"""Share of the energy below which an error is rounding, so that there is nothing to gain."""
 
 
 @dataclass(frozen=True, eq=False)

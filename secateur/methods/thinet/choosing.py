@@ -8,8 +8,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from secateur.compensation import first_images
 from secateur.criteria import score
-from secateur.criteria.accumulator import present_processes
 from secateur.criteria.reconstruction.folding import fold
 from secateur.criteria.reconstruction.readers import collect, readers_of
 from secateur.criteria.reconstruction.selection import forward_selection, greedy_removal, removal_order
@@ -22,7 +22,7 @@ from secateur.methods.scoring_data import needs_data
 from secateur.methods.step_records import settled
 from secateur.methods.thinet.published import LONGEST, PER_CLASS
 from secateur.randomness import derive_seed
-from secateur.training import Batch, Task, sum_over_processes
+from secateur.training import Batch, Task
 from secateur.training.checkpoint import Entry
 
 Variant = Literal["thinet", "thinet_tpami", "weight_sum", "random", "apoz"]
@@ -104,8 +104,8 @@ class Chooser:
     def _fitted(self, name: str, found: Mapping[str, Statistics], kept: Sequence[int]) -> dict[str, Tensor]:
         """Return the weights of each reader."""
         fits = {path: least_squares(one, kept) for path, one in found.items()}
-        errors = ", ".join(f"{path} by {100 * fit.error:.2f} %" for path, fit in fits.items())
-        self.run.tell(f"{name}: weighted, {errors}")
+        errors = ", ".join(f"what {path} gives is off by {100 * fit.error:.2f} %" for path, fit in fits.items())
+        self.run.tell(f"{name}: with weights {errors}")
         return {path: fit.weights for path, fit in fits.items()}
 
     def _settled(self, number: int, kept: Sequence[int], weights: Mapping[str, Tensor]) -> tuple[int, ...]:
@@ -152,24 +152,6 @@ def check_readers(graph: ChannelGraph, model: nn.Module, layers: Iterable[str]) 
             readers_of(graph, model, name)
         except PlanError as error:
             raise PlanError(f"{error}; leave that layer alone (skip, --lock {name!r})") from error
-
-
-def first_images(task: Task, count: int) -> Iterator[Batch]:
-    """Yield training batches, the same on every call, until ``count`` images have come or there are no more.
-
-    Under several processes each gets its part, and the last batch is whole.
-    """
-    processes = present_processes()
-    left = count
-    for inputs, labels in task.batches(count):
-        if processes.world_size == 1:
-            yield inputs[:left], labels[:left]
-            left -= len(inputs)
-        else:
-            yield inputs, labels
-            left -= int(sum_over_processes(torch.tensor([float(len(inputs))], device=inputs.device), processes))
-        if left <= 0:
-            return
 
 
 def sampled_images(task: Task) -> int:

@@ -115,17 +115,19 @@ def stretches(graph: ChannelGraph, layers: Sequence[str], *, by_block: bool) -> 
     return found
 
 
-def epochs_after(
-    stretch: Sequence[str], layer_epochs: float, longer: Mapping[str, float], *, graph: ChannelGraph
-) -> float:
-    """Return how long is trained after a stretch: as its layer that asks for most; nothing where ``layer_epochs`` is 0.
+def check_longer(graph: ChannelGraph, longer: Iterable[str]) -> None:
+    """Refuse patterns of layers to train longer after that match nothing.
 
     Raises:
-        PlanError: a pattern of ``longer`` matches no layer of the model.
+        PlanError: there is no such layer; the nearest is suggested.
     """
     for pattern in longer:
         if not fnmatch.filter(graph.by_name, pattern):
             raise PlanError(unknown_name("layer in longer", pattern, graph.by_name))
+
+
+def epochs_after(stretch: Sequence[str], layer_epochs: float, longer: Mapping[str, float]) -> float:
+    """Return how long is trained after a stretch: as its layer that asks for most; 0 where ``layer_epochs`` is."""
     if not layer_epochs:
         return 0
     return max(

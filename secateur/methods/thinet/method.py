@@ -23,7 +23,14 @@ from secateur.methods.step_records import DENSE, recorded
 from secateur.methods.stepping import Residual
 from secateur.methods.streams import SPARED, cuts_streams, sparing_streams
 from secateur.methods.thinet.choosing import BY_OUTPUT, Chooser, Rows, Variant, check_readers, largest
-from secateur.methods.thinet.layers import check_keep, epochs_after, in_forward_order, kept_counts, stretches
+from secateur.methods.thinet.layers import (
+    check_keep,
+    check_longer,
+    epochs_after,
+    in_forward_order,
+    kept_counts,
+    stretches,
+)
 from secateur.methods.thinet.published import EPOCHS, FINETUNE, RECOVER, departures, trains_as_published
 from secateur.names import unknown_name
 from secateur.training import Store, Task, TrainSettings
@@ -95,6 +102,11 @@ class ThiNet:
                     f"{what} is {epochs:g}; give whole passes over the training data, or a part of one between 0 and 1"
                 )
 
+        if self.statistics == "rows" and self.variant not in BY_OUTPUT and not self.reweights:
+            raise UsageError(
+                f"statistics is rows, but the variant {self.variant} without reweight looks at no outputs; leave it out"
+            )
+
     @property
     def reweights(self) -> bool:
         """Whether the next layer's inputs are scaled by least squares."""
@@ -106,6 +118,7 @@ class ThiNet:
         There is no data here: for the variants that need some, L1 norms stand in. The plan shows how much goes from
         each layer, not which filters stay.
         """
+        check_longer(graph, self.longer)
         counts = self._counts(graph, model, budget)
         if self.variant in BY_OUTPUT or self.reweights:
             check_readers(graph, model, counts)
@@ -153,7 +166,7 @@ class ThiNet:
         )
         order = in_forward_order(run.graph, counts)
         steps = stretches(run.graph, order, by_block=self.together == "block")
-        pauses = [epochs_after(stretch, self.layer_epochs, self.longer, graph=run.graph) for stretch in steps]
+        pauses = [epochs_after(stretch, self.layer_epochs, self.longer) for stretch in steps]
         small, plan, phase, number = run.model, run.graph.plan({}), DENSE, 0
         for place, stretch in enumerate(steps, start=1):
             for name in stretch:
