@@ -205,7 +205,7 @@ def test_a_search_of_an_earlier_version_knows_its_candidates(
     [
         ({"compensate": "bth"}, "did you mean 'both'"),
         ({"images": 0}, "restore.images is 0, but must be at least 1"),
-        ({"batch_norm_images": -1}, "restore.batch_norm_images is -1, but must be 0 (off) or at least 2"),
+        ({"batch_norm_images": -1}, r"restore.batch_norm_images is -1, but must be 0 \(off\) or at least 2"),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], sentence: str) -> None:
