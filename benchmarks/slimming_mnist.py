@@ -154,7 +154,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--penalties", nargs="+", type=float, default=[1e-4, 1e-5, 1e-6], help="λ to choose from")
-    parser.add_argument("--weight-decays", nargs="+", type=float, default=[0.0, 1e-5, 1e-4], help="to choose from")
+    parser.add_argument("--weight-decays", nargs="+", type=float, default=[0.0, 1e-5, 1e-4, 5e-4, 1e-3])
     parser.add_argument("--epochs", type=int, default=30, help="with the penalty, and again of fine-tuning")
     parser.add_argument("--learning-rate", type=float, default=0.1)
     parser.add_argument("--ratio", type=float, default=0.8, help="share of the neurons of each hidden layer that goes")
