@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from secateur.methods import Magnitude as Magnitude
     from secateur.methods import NetworkSlimming as NetworkSlimming
     from secateur.methods import ThiNet as ThiNet
+    from secateur.methods import WeightsAndConnections as WeightsAndConnections
     from secateur.models import build_model as build_model
     from secateur.training import Store as Store
     from secateur.training import SupervisedTask as SupervisedTask
@@ -86,6 +87,7 @@ _HOME = {
         "Magnitude",
         "NetworkSlimming",
         "ThiNet",
+        "WeightsAndConnections",
     ),
     "secateur.models": ("build_model",),
     "secateur.training": ("Store", "SupervisedTask", "Task", "TrainSettings"),

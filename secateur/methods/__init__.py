@@ -15,13 +15,18 @@ from secateur.methods.l1 import L1 as L1
 from secateur.methods.magnitude import Magnitude as Magnitude
 from secateur.methods.network_slimming import NetworkSlimming as NetworkSlimming
 from secateur.methods.thinet import ThiNet as ThiNet
+from secateur.methods.weights_and_connections import WeightsAndConnections as WeightsAndConnections
 
 AnyMethod = Annotated[
-    L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming | ThiNet, Field(discriminator="name")
+    L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming | ThiNet | WeightsAndConnections,
+    Field(discriminator="name"),
 ]
 """The settings of any method, told apart by ``name``: what a recipe holds."""
 
-METHODS: Mapping[str, type[L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming | ThiNet]] = {
+METHODS: Mapping[
+    str,
+    type[L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming | ThiNet | WeightsAndConnections],
+] = {
     "l1": L1,
     "magnitude": Magnitude,
     "global": GlobalPruning,
@@ -29,6 +34,7 @@ METHODS: Mapping[str, type[L1 | Magnitude | GlobalPruning | Blocks | GateDecorat
     "gate_decorator": GateDecorator,
     "network_slimming": NetworkSlimming,
     "thinet": ThiNet,
+    "weights_and_connections": WeightsAndConnections,
 }
 """Every method by name; contract tests run over all of them."""
 
@@ -45,4 +51,5 @@ __all__ = [
     "MethodRecord",
     "NetworkSlimming",
     "ThiNet",
+    "WeightsAndConnections",
 ]

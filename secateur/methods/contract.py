@@ -1,15 +1,19 @@
 """The contract of all methods: a frozen dataclass of settings with one verb."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol, TypeAlias
 
 from pydantic import JsonValue
 from torch import nn
 
 from secateur.cost import Budget
 from secateur.graph import ChannelGraph, Plan, Proof
-from secateur.record import Evaluation, PruningStep, Restoration, TrainResult
+from secateur.record import Evaluation, PrunedWeights, PruningStep, Restoration, TrainResult
+from secateur.sparse import Masks
 from secateur.training import Store, Task, TrainSettings
+
+Reduces: TypeAlias = Literal["channels", "weights"]
+"""What a method makes fewer: channels and blocks, so that tensors shrink, or single weights, which become zero."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +25,8 @@ class MethodRecord:
         settings: its settings, as JSON.
         phases: every training phase, in order.
         proof: of the whole cut applied to the dense model; each cut on the way was proved too, on the weights it met.
+            None where nothing was cut.
+        weights: of a method that prunes single weights, what is left of each layer.
         steps: of a method that scores and cuts again and again, what each step saw and left.
         after_cut: validation accuracy after the last cut, before fine-tuning; with what was restored there.
         restored: what came back after each cut without training; none where that was not asked for.
@@ -33,6 +39,7 @@ class MethodRecord:
     settings: dict[str, JsonValue]
     phases: tuple[TrainResult, ...] = ()
     proof: Proof | None = None
+    weights: PrunedWeights | None = None
     steps: tuple[PruningStep, ...] = ()
     after_cut: Evaluation | None = None
     restored: tuple[Restoration, ...] = ()
@@ -51,13 +58,15 @@ class Compressed:
 
     Attributes:
         model: the smaller model, an ordinary module.
-        plan: what was cut, in the original's indices.
+        plan: what was cut, in the original's indices; empty where only weights were pruned.
         record: what was done.
+        masks: which weights of ``model`` stay; the others are exactly 0. None where no weights were pruned.
     """
 
     model: nn.Module
     plan: Plan
     record: MethodRecord = field(repr=False)
+    masks: Masks | None = field(default=None, repr=False)
 
 
 class Progress(Protocol):
@@ -73,6 +82,10 @@ class Method(Protocol):
     @property
     def name(self) -> str:
         """Its name in ``METHODS``."""
+
+    @property
+    def reduces(self) -> Reduces:
+        """What it makes fewer."""
 
     @property
     def trains_to_decide(self) -> bool:

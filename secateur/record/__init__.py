@@ -14,6 +14,12 @@ from secateur.record.measurements import Latency as Latency
 from secateur.record.measurements import Measurement as Measurement
 from secateur.record.measurements import Proof as Proof
 from secateur.record.measurements import TrainResult as TrainResult
+from secateur.record.pruned_weights import CodedWeight as CodedWeight
+from secateur.record.pruned_weights import LayerWeights as LayerWeights
+from secateur.record.pruned_weights import PrunedWeights as PrunedWeights
+from secateur.record.pruned_weights import PruningRound as PruningRound
+from secateur.record.pruned_weights import SparseFile as SparseFile
+from secateur.record.pruned_weights import WeightScan as WeightScan
 from secateur.record.pruning_steps import PruningStep as PruningStep
 from secateur.record.pruning_steps import read_steps as read_steps
 from secateur.record.pruning_steps import write_steps as write_steps
@@ -27,18 +33,24 @@ __all__ = [
     "MEAN_IOU",
     "TOP1",
     "Agreement",
+    "CodedWeight",
     "Environment",
     "EpochMeasurement",
     "Evaluation",
     "Latency",
+    "LayerWeights",
     "Measurement",
     "Proof",
+    "PrunedWeights",
+    "PruningRound",
     "PruningStep",
     "Restoration",
     "RestoreStep",
     "RunLog",
     "RunRecord",
+    "SparseFile",
     "TrainResult",
+    "WeightScan",
     "environment",
     "read_log",
     "read_record",

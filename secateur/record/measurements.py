@@ -109,6 +109,7 @@ class Measurement:
     test: Evaluation | None = None
     macs: int | None = None  # multiply-adds of convolutions and matrix products, per sample
     params: int | None = None
+    nonzeros: int | None = None  # of the parameters, those that are stored; None where no weights were pruned
     size_bytes: int | None = None  # of the saved file
     activation_bytes: int | None = None  # peak, per sample
     latency: Latency | None = None

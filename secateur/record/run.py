@@ -8,6 +8,7 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter
 
 from secateur.record.environment import Environment
 from secateur.record.measurements import STRICT, Agreement, Measurement, Proof, TrainResult
+from secateur.record.pruned_weights import PrunedWeights
 from secateur.record.restoration import Restoration
 from secateur.record.strict_json import read_json, write_json
 
@@ -30,6 +31,7 @@ class RunRecord:
     classes: int | None = None  # of the data
     restored: tuple[Restoration, ...] = ()  # after each cut, without training; none where that was not asked for
     proof: Proof | None = None
+    weights: PrunedWeights | None = None  # of a method that prunes single weights
     agreement: Agreement | None = None  # of the ONNX file with torch, on the test split
     prunable_share_of_macs: float | None = None  # the most that could be cut, with one unit left in every group
     locked: dict[str, str] = field(default_factory=dict)  # group → why it could not be cut

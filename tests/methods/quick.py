@@ -21,5 +21,16 @@ QUICK: dict[str, dict[str, Any]] = {
         "cooldown_epochs": 0,
     },
     "thinet": {"images": 64, "layer_epochs": 0.1, "recover": SETTINGS, "finetune": None, "finetune_epochs": 1},
+    "weights_and_connections": {
+        "iterations": 2,
+        "retrain_epochs": 1,
+        "finetune_epochs": 1,
+        "scan_shares": (0.3, 0.6, 0.9),
+        "activation_batches": 1,
+    },
     "network_slimming": {"sparse_epochs": 1, "finetune_epochs": 1, "training": None},
 }
+
+
+BUDGET_OF = {"channels": "macs", "weights": "nonzeros"}
+"""The quantity that budgets of a method are in, by what it reduces."""

@@ -14,7 +14,7 @@ from secateur.criteria import CRITERIA, BlockScores, Combine, score_blocks
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
 from secateur.methods.blocks.effect import measured_effects
-from secateur.methods.contract import Compressed, Progress
+from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.levels import Level, cost_after, require_blocks
 from secateur.methods.recovery import check_recovery, phase_after, recovered
 from secateur.methods.running import MethodRun, require_budget, silent
@@ -42,6 +42,7 @@ class Blocks:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    reduces: ClassVar[Reduces] = "channels"
     trains_to_decide: ClassVar[bool] = False
 
     level: ClassVar[Level] = "block"  # what goes

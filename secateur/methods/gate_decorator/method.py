@@ -17,7 +17,7 @@ from secateur.errors import BudgetError, UsageError
 from secateur.gates import Gates, TickScores, decorate, gate_penalty, melt
 from secateur.gates.norm import Clamped, Init
 from secateur.graph import ChannelGraph, Plan, apply
-from secateur.methods.contract import Compressed, Progress
+from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.gate_decorator.limits import Limits
 from secateur.methods.gate_decorator.phases import COOLDOWN, FINETUNE, TICK, TOCK, Trained, still_in_a_tick
 from secateur.methods.gate_decorator.threshold import Rule, survivors
@@ -42,6 +42,7 @@ class GateDecorator:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    reduces: ClassVar[Reduces] = "channels"
     trains_to_decide: ClassVar[bool] = True
 
     name: Literal["gate_decorator"] = "gate_decorator"

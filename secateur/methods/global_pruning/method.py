@@ -14,7 +14,7 @@ from secateur.criteria import BlockScores, Combine, Scores, criterion_named, sco
 from secateur.criteria.accumulator import Missing
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
-from secateur.methods.contract import Compressed, Progress
+from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.global_pruning.cost_aware import score_per_mac
 from secateur.methods.levels import Level, require_blocks
 from secateur.methods.recovery import check_recovery, phase_after, recovered
@@ -44,6 +44,7 @@ class GlobalPruning:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    reduces: ClassVar[Reduces] = "channels"
     trains_to_decide: ClassVar[bool] = False
 
     name: Literal["global"] = "global"

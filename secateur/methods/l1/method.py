@@ -12,7 +12,7 @@ from secateur.cost import Budget, Scope, allocate, kept_units
 from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Group, Plan
-from secateur.methods.contract import Compressed, Progress
+from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.l1.layers import Residual, cuttable_layers, shares_for, shortcut_weights
 from secateur.methods.l1.selection import Selection, l1_scores, largest, select
 from secateur.methods.levels import Level, blocks_to_drop, check_level, names_blocks
@@ -45,6 +45,7 @@ class L1:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    reduces: ClassVar[Reduces] = "channels"
     trains_to_decide: ClassVar[bool] = False
 
     name: Literal["l1"] = "l1"

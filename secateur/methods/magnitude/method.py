@@ -13,7 +13,7 @@ from secateur.criteria.blocks import BlockScores
 from secateur.criteria.scoring import Combine, Scores
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
-from secateur.methods.contract import Compressed, Progress
+from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.levels import Level, blocks_to_drop
 from secateur.methods.running import MethodRun, in_original_numbers, require_budget, silent
 from secateur.methods.stepping import Residual, check_cuts, even_budgets, planned
@@ -33,6 +33,7 @@ class Magnitude:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    reduces: ClassVar[Reduces] = "channels"
     trains_to_decide: ClassVar[bool] = False
 
     name: Literal["magnitude"] = "magnitude"

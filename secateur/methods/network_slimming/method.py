@@ -15,7 +15,7 @@ from secateur.cost import Budget, MinimumWarning
 from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, Plan, apply
-from secateur.methods.contract import Compressed, Progress
+from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.network_slimming.checks import check_amount, check_settings
 from secateur.methods.network_slimming.compensation import Compensation, check_compensation, compensate, require_exact
 from secateur.methods.network_slimming.decision import (
@@ -63,6 +63,7 @@ class NetworkSlimming:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    reduces: ClassVar[Reduces] = "channels"
     trains_to_decide: ClassVar[bool] = True
 
     name: Literal["network_slimming"] = "network_slimming"

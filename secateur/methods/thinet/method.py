@@ -14,7 +14,7 @@ from secateur.cost import Budget, MinimumWarning, Scope, allocate
 from secateur.criteria import score
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Group, Plan
-from secateur.methods.contract import Compressed, Progress
+from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.l1.layers import cuttable_layers
 from secateur.methods.recovery import phase_after, recovered
 from secateur.methods.running import MethodRun, nothing_to_cut, silent
@@ -55,6 +55,7 @@ class ThiNet:
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+    reduces: ClassVar[Reduces] = "channels"
     trains_to_decide: ClassVar[bool] = False
 
     name: Literal["thinet"] = "thinet"
