@@ -71,7 +71,7 @@ def budget(options: BudgetOptions, method: MethodOptions, search: SearchOptions 
     given = vars(options)
     searches = search is not None and search.max_drop is not None
     named = {text.partition("=")[0].strip() for text in method.setting or ()}
-    shares = method.ratio or not named.isdisjoint(("ratio", "ratios", "keep"))
+    shares = method.ratio or not named.isdisjoint(("ratio", "ratios", "keep", "quality", "tolerance_points"))
     if shares and searches:
         raise UsageError("a ratio and --max-drop both decide how much is cut; give one of them")
     if all(amount is None for amount in given.values()) and (shares or searches):

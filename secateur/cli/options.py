@@ -108,7 +108,7 @@ class BudgetOptions:
 
     macs: Annotated[Text, option("Budget", metavar="AMOUNT", help=f"multiply-adds per sample: {_AMOUNT}")] = None
     params: Annotated[Text, option("Budget", metavar="AMOUNT", help="parameters, tied ones once")] = None
-    nonzeros: Annotated[Text, option("Budget", metavar="AMOUNT", help="stored weights")] = None
+    nonzeros: Annotated[Text, option("Budget", metavar="AMOUNT", help="parameters that are stored")] = None
     size_bytes: Annotated[Text, option("Budget", metavar="AMOUNT", help="bytes of the weights as saved")] = None
     activation_bytes: Annotated[
         Text, option("Budget", metavar="AMOUNT", help="peak bytes of activations alive, per sample")
@@ -121,12 +121,22 @@ class MethodOptions:
     """What is cut first; an option that the chosen method does not have is refused."""
 
     method: Annotated[
-        Literal["magnitude", "l1", "global", "blocks", "gate_decorator", "network_slimming", "thinet"],
+        Literal[
+            "magnitude",
+            "l1",
+            "global",
+            "blocks",
+            "gate_decorator",
+            "network_slimming",
+            "thinet",
+            "weights_and_connections",
+        ],
         option(
             "What to cut",
             help="magnitude: by weight norms over the whole network; l1: filter pruning as published; global: by any "
             "criterion, in steps; blocks: whole residual blocks; gate_decorator, network_slimming: as published, which "
-            "train before they cut; thinet: layer by layer, by what the next layer gives",
+            "train before they cut; thinet: layer by layer, by what the next layer gives; weights_and_connections: "
+            "single weights become zero, to --nonzeros",
         ),
     ] = "magnitude"
     criterion: Annotated[

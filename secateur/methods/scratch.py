@@ -7,6 +7,7 @@ from torch import nn
 from secateur.graph import apply
 from secateur.methods.contract import Compressed, Progress
 from secateur.methods.running import silent
+from secateur.sparse import KeepMasks
 from secateur.training import Store, Task, TrainSettings
 
 
@@ -23,7 +24,8 @@ def from_scratch(
     """Return ``compressed`` with new weights, trained from scratch.
 
     Source: the last column of Table 1 of Li et al. 2017, arXiv:1608.08710; Liu et al. 2019, arXiv:1810.05270. The
-    random weights are those that the network's class draws for the dense network, cut by the plan.
+    random weights are those that the network's class draws for the dense network, cut by the plan, and zero where its
+    masks remove them.
 
     Args:
         compressed: what the method found; its weights are not used.
@@ -38,8 +40,12 @@ def from_scratch(
         TrainingError: the loss is not finite, or the store belongs to another run.
     """
     small = apply(fresh, compressed.plan, verify_with=None)
+    hooks: tuple[KeepMasks, ...] = ()
+    if compressed.masks is not None:
+        compressed.masks.apply_(small)
+        hooks = (KeepMasks(compressed.masks),)
     (progress or silent)(f"control: the same architecture from random weights, {epochs} epoch(s)")
-    result = store.train("scratch", task, small, epochs=epochs, settings=settings)
+    result = store.train("scratch", task, small, epochs=epochs, settings=settings, hooks=hooks)
     note = f"control: the weights of the cut model were thrown away; it was trained from scratch for {epochs} epoch(s)"
     record = compressed.record
     return replace(

@@ -27,7 +27,7 @@ from secateur.recipe.rundir import CURVE, FILES, RunDirectory
 from secateur.recipe.searching import first_budget, search_budget
 from secateur.recipe.settings import Recipe
 from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
-from secateur.recipe.writing import write_compressed, write_dense
+from secateur.recipe.writing import write_compressed, write_dense, write_sparse
 from secateur.record import RunLog, RunRecord, TrainResult, environment, write_record
 from secateur.report import write_pruning_steps, write_report
 from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
@@ -129,7 +129,8 @@ class _Job:
             )
         subject = build_subject(recipe.model, data=data, device=device, seed=recipe.seed)
         graph = subject.trace()
-        require_prunable(graph, recipe.method)
+        if recipe.method.reduces == "channels":
+            require_prunable(graph, recipe.method)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MinimumWarning)  # said again when the cut is decided for good
             # Sizes alone tell whether the budget can be met, so untrained weights do for this.
@@ -143,9 +144,10 @@ class _Job:
             task.loss(subject.model, batch)
         if (recipe.train_epochs or recipe.method.finetune_epochs) and len(batch[1]) > 1:
             check_training(subject.model, batch, data, task.loss)
-        if plan.is_empty:
-            raise BudgetError(nothing_to_cut(budget))
-        proved_cut(subject.model, plan, subject.example_inputs)
+        if recipe.method.reduces == "channels":
+            if plan.is_empty:
+                raise BudgetError(nothing_to_cut(budget))
+            proved_cut(subject.model, plan, subject.example_inputs)
         return cls(recipe, place, progress, subject, data, graph, task, RunLog(place.path("log")))
 
     def run(self, command: tuple[str, ...]) -> RunRecord:
@@ -173,12 +175,14 @@ class _Job:
         budget = self.recipe.budget if search is None else search.budget
         compressed = self.compress(store, budget)
         write_compressed(self.place, self.recipe, self.subject, self.data, compressed, budget)
+        compressed = self.packed(compressed)
         measured = measure_all(
             Finished(
                 subject=self.subject,
                 data=self.data,
                 graph=self.graph,
                 plan=compressed.plan,
+                weights=compressed.record.weights,
                 trained_between_cuts=compressed.record.trained_between_cuts,
                 after_cut=compressed.record.right_after_cut,
                 task=self.task,
@@ -201,6 +205,15 @@ class _Job:
         # Last of all: a folder with a record is complete.
         write_record(self.place.path("record"), record)
         return record
+
+    def packed(self, compressed: Compressed) -> Compressed:
+        """Write the compact file and the masks where weights were pruned, and note what they take."""
+        found = compressed.record.weights
+        if compressed.masks is None or found is None:
+            return compressed
+        self.tell("writing the compact file")
+        found = replace(found, file=write_sparse(self.place, compressed.masks))
+        return replace(compressed, record=replace(compressed.record, weights=found))
 
     def compress(self, store: Store, budget: Budget | None) -> Compressed:
         """Cut, prove, and fine-tune or train the control."""
@@ -243,7 +256,10 @@ class _Job:
         """Return the record of the whole run."""
         proof, allowed = compressed.record.proof, getattr(self.recipe.method, "allow_approximate", False)
         dense = ("dense",) if self.recipe.train_epochs else ()
-        files = ("recipe", "log", "plan", *dense, "model", "report")
+        pruned = compressed.masks is not None
+        plan = () if compressed.plan.is_empty else ("plan",)
+        sparse = ("sparse", "masks") if pruned else ()
+        files = ("recipe", "log", *plan, *dense, "model", *sparse, "report")
         return RunRecord(
             # Unsorted, because the order of ratios decides; that of all other keys is fixed.
             run_id=f"{derive_seed(json.dumps(self.recipe.to_json())):016x}",
@@ -264,12 +280,13 @@ class _Job:
                 drift=proof.drift,
                 drift_of_output=proof.drift_of_output,
             ),
+            weights=compressed.record.weights,
             agreement=measured.agreement,
-            prunable_share_of_macs=self.graph.prunable_share_of_macs(allow_approximate=allowed),
+            prunable_share_of_macs=None if pruned else self.graph.prunable_share_of_macs(allow_approximate=allowed),
             locked={
                 group.name: group.locked or group.approximate or ""
                 for group in self.graph.groups
-                if not group.cuttable(allow_approximate=allowed)
+                if not pruned and not group.cuttable(allow_approximate=allowed)
             },
             files={what: FILES[what] for what in (*files, *(["onnx"] if measured.agreement else []))},
             notes=(*self.subject.notes, *measured.notes, *compressed.record.notes),

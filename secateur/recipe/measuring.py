@@ -15,7 +15,7 @@ from secateur.export import OnnxModel, export_onnx, save
 from secateur.graph import ChannelGraph, Plan, apply
 from secateur.measure import compare_latency, compare_predictions, evaluate_artifact, open_classifier
 from secateur.recipe.subject import Subject
-from secateur.record import Evaluation, Measurement
+from secateur.record import Evaluation, Measurement, PrunedWeights
 from secateur.training import SupervisedTask
 from secateur.user_code import names_user_code
 
@@ -46,6 +46,7 @@ class Finished:
         data: what it is evaluated on.
         graph: of the dense model.
         plan: what was cut.
+        weights: which weights were pruned; None where none were.
         trained_between_cuts: whether weights changed on the way to the last cut, so that the cut model is not the dense
             one cut.
         after_cut: accuracy on the validation split right after the last cut and before anything was restored, as the
@@ -61,6 +62,7 @@ class Finished:
     data: DataSource
     graph: ChannelGraph
     plan: Plan
+    weights: PrunedWeights | None
     trained_between_cuts: bool
     after_cut: Evaluation | None
     task: SupervisedTask
@@ -92,11 +94,14 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
     found.measurements["dense"] = _measured(finished, dense, finished.graph)
     found.measurements["cut"] = _after_cut(finished, found)
     found.measurements["tuned"] = replace(
-        found.measurements["cut"],
+        _costs(finished.graph.after(finished.plan)),
         validation=_validation(finished, finished.model_file),
         test=_evaluated(finished, finished.model_file),
         size_bytes=finished.model_file.stat().st_size,
     )
+    if finished.weights is not None:
+        _note(found, "dense", nonzeros=finished.weights.parameters)
+        _note(found, "tuned", nonzeros=finished.weights.nonzeros)
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         dense_file, dense_onnx = Path(folder, "dense.safetensors"), Path(folder, "dense.onnx")
         save(dense, dense_file)
@@ -116,6 +121,13 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
 def _after_cut(finished: Finished, found: Measured) -> Measurement:
     """Return what the model is right after the last cut; with training between cuts only the method saw it."""
     graph = finished.graph.after(finished.plan)
+    if finished.weights is not None:
+        last = finished.weights.rounds[-1]
+        found.notes.append(
+            f"the row 'cut' is the model right after the last weights were removed ({last.nonzeros:,} non-zeros), "
+            f"before it was retrained; it was evaluated on the validation split only ({last.after_cut.in_words()})"
+        )
+        return replace(_costs(finished.graph), validation=last.after_cut, nonzeros=last.nonzeros)
     if not finished.trained_between_cuts:
         return _measured(finished, apply(finished.subject.model, finished.plan, verify_with=None), graph)
     seen = finished.after_cut
@@ -182,7 +194,7 @@ def _time(finished: Finished, found: Measured, tuned: nn.Module, dense_onnx: Pat
         pair = compare_latency(dense_onnx, finished.onnx_file, one, threads=finished.threads, repeats=LATENCY_REPEATS)
         _note(found, "dense_onnx", latency=pair.first.to_record())
         _note(found, "onnx", latency=pair.second.to_record())
-        if pair.ratio < 1:
+        if pair.ratio < 1 and finished.weights is None:
             found.notes.append(
                 "the cut model is not faster in ONNX Runtime, whose convolutions want multiples of 8 or 16 channels; "
                 "try --round-to 8"

@@ -78,6 +78,11 @@ def make_plan(subject: Subject, budget: Budget | None, method: Method) -> MadePl
         TraceError: the model does not run.
     """
     graph = subject.trace()
+    if method.reduces == "weights":
+        raise UsageError(
+            f"the method {method.name} makes single weights zero and cuts nothing by a plan; use `secateur prune`, or "
+            "another method here"
+        )
     require_prunable(graph, method)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MinimumWarning)

@@ -27,6 +27,8 @@ FILES = {
     "tradeoff_png": "tradeoff.png",
     "tradeoff_svg": "tradeoff.svg",
     "model": "model.safetensors",
+    "sparse": "model.sparse.safetensors",
+    "masks": "masks.safetensors",
     "onnx": "model.onnx",
     "report": "report.md",
     "figure": "report.png",

@@ -168,7 +168,7 @@ class Recipe:
                 f"there are weights ({self.model.weights}) and train_epochs is {self.train_epochs}, which would train "
                 "them anew; leave out --weights or --train-epochs"
             )
-        for name in ("ratios", "ratio", "keep"):
+        for name in ("ratios", "ratio", "keep", "quality"):
             if getattr(self.method, name, None):
                 self._refuse_beside(name)
         if self.max_drop is not None:
@@ -185,7 +185,9 @@ class Recipe:
             other = f"an accuracy (max_drop: {self.max_drop.points:g} points)"
         else:
             return
-        given = {"ratios": "are ratios", "ratio": "is a ratio", "keep": "are shares to keep"}[name]
+        given = {"ratio": "is a ratio", "keep": "are shares to keep", "quality": "are thresholds"}.get(
+            name, "are ratios"
+        )
         raise BudgetError(
             f"there {given} (method.{name}) and {other}, and only one of them can decide how much is cut; leave one out"
         )
@@ -259,7 +261,7 @@ def dense_training(learning_rate: float, batch_size: int) -> TrainSettings:
 UNDECISIVE = ("machine.", "title", "data.download")
 """Beginnings of the names of settings that do not touch the result."""
 
-ORDERED = ("ratios", "keep", "longer")
+ORDERED = ("ratios", "keep", "longer", "quality")
 """Mappings of a method whose order decides as well: the first pattern that fits a layer."""
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.graph import Plan
-from secateur.record import RunRecord, TrainResult
+from secateur.record import PrunedWeights, RunRecord, TrainResult
 from secateur.report.drawing import can_draw, save_figure
 from secateur.report.result import model_titles, score_name
 from secateur.report.values import count, counted, share, shortened
@@ -70,7 +70,10 @@ def _figure(record: RunRecord, plan: Plan) -> Any:
 
     figure = Figure(figsize=(13.5, 4.9), layout="constrained")
     groups, accuracy, training = figure.subplots(1, 3, width_ratios=(2, 1.15, 1.15))
-    _draw_groups(groups, plan)
+    if record.weights is not None and plan.is_empty:
+        _draw_weights(groups, record.weights)
+    else:
+        _draw_groups(groups, plan)
     _draw_accuracy(accuracy, record)
     _draw_training(training, record.phases, score_name(record))
     for axes in (groups, accuracy, training):
@@ -95,6 +98,18 @@ def _draw_groups(axes: Any, plan: Plan) -> None:
     axes.set_ylabel("units")
     _name_bars(axes, names, "group")
     # Names below the axes have any length, so this legend stands beside the title.
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
+
+
+def _draw_weights(axes: Any, found: PrunedWeights) -> None:
+    """Draw what stays of each layer's weights; shares, because sizes of layers differ by orders of magnitude."""
+    names = [layer.name for layer in found.layers]
+    positions = range(len(names))
+    axes.bar(positions, [100.0] * len(names), color=DENSE, width=0.85, label="zero")
+    axes.bar(positions, [100 * layer.density for layer in found.layers], color=KEPT, width=0.85, label="kept")
+    axes.set_title("Weights per layer", loc="left")
+    axes.set_ylabel("% of the layer's weights")
+    _name_bars(axes, names, "layer")
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, frameon=False, fontsize=9, borderaxespad=0.2)
 
 
@@ -125,14 +140,16 @@ def _draw_accuracy(axes: Any, record: RunRecord) -> None:
     most, marks = 1, {}
     for key, looks in LOOKS.items():
         value = record.measurements.get(key)
-        if value is None or value.macs is None or value.test is None:
+        cost = None if value is None else value.macs if record.weights is None else value.nonzeros
+        if value is None or cost is None or value.test is None:
             continue
-        most = max(most, value.macs)
-        label = f"{titles[key]}: {share(value.test.score, 1)} at {count(value.macs)} MACs"
-        (marks[key],) = axes.plot([value.macs / 1e6], [100 * value.test.score], linestyle="none", label=label, **looks)
-    axes.set_title("Accuracy and compute", loc="left")
+        most = max(most, cost)
+        what = "MACs" if record.weights is None else "non-zeros"
+        label = f"{titles[key]}: {share(value.test.score, 1)} at {count(cost)} {what}"
+        (marks[key],) = axes.plot([cost / 1e6], [100 * value.test.score], linestyle="none", label=label, **looks)
+    axes.set_title("Accuracy and compute" if record.weights is None else "Accuracy and weights", loc="left")
     axes.set(
-        xlabel="million MACs per sample",
+        xlabel="million MACs per sample" if record.weights is None else "million parameters that are not 0",
         ylabel=f"test {score_name(record)} in %",
         xlim=(0, 1.07 * most / 1e6),
         ylim=(0, 105),

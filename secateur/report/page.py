@@ -8,6 +8,7 @@ from secateur.graph import Plan
 from secateur.record import TOP1, RunRecord, TrainResult
 from secateur.report.figure import write_figure
 from secateur.report.grid import Grid
+from secateur.report.pruned_weights import pruned_sections
 from secateur.report.restored import error_grid, restored_grid
 from secateur.report.result import model_titles, result_facts, result_grid, samples_text, score_name
 from secateur.report.values import share
@@ -49,8 +50,8 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
         "1 MAC = one multiply-add of a convolution or matrix product, per sample. Activations: the peak over operators "
         f"of the bytes alive, per sample.{f' Samples: {samples}.' if (samples := samples_text(record)) else ''}",
         *_restored(record),
-        "## What was cut",
-        kept_grid(plan).to_markdown(),
+        *(["## What was cut", kept_grid(plan).to_markdown()] if record.weights is None or not plan.is_empty else []),
+        *pruned_sections(record.weights),
         *_left_alone(record),
         *_search(record),
         *_steps(record),
@@ -127,6 +128,8 @@ def _what_was_done(record: RunRecord) -> str:
         points = wanted["points"]
         number = f"{points:g}" if isinstance(points, int | float) else str(points)
         done = f"the smallest within {number} point{'' if number == '1' else 's'}"
+    elif record.weights is not None:
+        done = "single weights pruned to a budget" if record.settings.get("budget") else "single weights pruned"
     elif isinstance(method, dict) and method.get("ratios"):
         done = "cut by ratios"
     elif record.settings.get("budget"):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secateur.record import MEAN_IOU, TOP1, Evaluation, Measurement, Proof, RunRecord
 from secateur.report.grid import Grid
+from secateur.report.pruned_weights import pruned_facts
 from secateur.report.restored import restored_facts
 from secateur.report.values import NOTHING, count, latency, of_dense, share, size
 
@@ -22,6 +23,7 @@ MODELS = {
 FILES = {
     "dense": "dense model",
     "model": "model file",
+    "sparse": "compact file",
     "onnx": "ONNX file",
     "steps": "steps",
     "steps_scores_png": "scores of each step, PNG",
@@ -44,14 +46,18 @@ def result_grid(record: RunRecord) -> Grid:
     """Return the before/after table of a run."""
     dense = record.measurements.get("dense", Measurement())
     rows = [
-        (title, *_cells(record.measurements[key], dense))
+        (title, *_cells(record.measurements[key], dense, sparse=record.weights is not None))
         for key, title in model_titles(record).items()
         if key in record.measurements
     ]
     samples = dense.test.samples if dense.test else 0
     return Grid(
         title=f"Before and after, on {samples:,} test samples",
-        headers=("model", score_name(record), "loss", "MACs", "parameters", "file", "peak activations", "latency"),
+        headers=(
+            *("model", score_name(record), "loss", "MACs", "parameters"),
+            *(("non-zeros",) if record.weights is not None else ()),
+            *("file", "peak activations", "latency"),
+        ),
         rows=tuple(rows),
     )
 
@@ -77,7 +83,9 @@ def model_titles(record: RunRecord) -> dict[str, str]:
 def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[tuple[str, str], ...]:
     """Return what the table cannot hold: proof, agreement, what stayed locked, notes, and where the files are."""
     facts = [("samples", text)] if (text := samples_text(record)) else []
-    facts.append(("proof", proof_text(record.proof)))
+    if record.weights is None or record.proof is not None:
+        facts.append(("proof", proof_text(record.proof)))
+    facts += pruned_facts(record.weights)
     facts += restored_facts(record.restored)
     if record.agreement is not None:
         met = record.agreement
@@ -101,7 +109,8 @@ def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[t
         )
     if record.prunable_share_of_macs is not None:
         facts.append(("can be cut", f"at most {share(record.prunable_share_of_macs, 1)} of the MACs of this model"))
-    facts += [("locked", text) for text in locked_texts(record.locked)] or [("locked", "nothing")]
+    if record.weights is None:  # which need no channel to be free
+        facts += [("locked", text) for text in locked_texts(record.locked)] or [("locked", "nothing")]
     facts += [("note", note) for note in (*weak_comparisons(record), *record.notes)]
     if record.resumed:
         exact = "bit for bit as if it had not been" if record.bit_for_bit else "not bit for bit as if it had not been"
@@ -193,12 +202,13 @@ def locked_texts(locked: Mapping[str, str]) -> list[str]:
     return lines
 
 
-def _cells(value: Measurement, dense: Measurement) -> tuple[str, ...]:
+def _cells(value: Measurement, dense: Measurement, *, sparse: bool) -> tuple[str, ...]:
     return (
         share(value.test.score) if value.test else NOTHING,
         f"{value.test.loss:.4f}" if value.test else NOTHING,
         count(value.macs) + of_dense(value.macs, dense.macs),
         count(value.params) + of_dense(value.params, dense.params),
+        *([count(value.nonzeros) + of_dense(value.nonzeros, dense.nonzeros)] if sparse else []),
         size(value.size_bytes) + of_dense(value.size_bytes, dense.size_bytes),
         size(value.activation_bytes) + of_dense(value.activation_bytes, dense.activation_bytes),
         latency(value.latency),

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from secateur.cost import Budget
+from secateur.methods import METHODS
 from secateur.training import TrainSettings
 
 SETTINGS = TrainSettings(batch_size=256, learning_rate=0.01, schedule="constant")
@@ -32,5 +34,6 @@ QUICK: dict[str, dict[str, Any]] = {
 }
 
 
-BUDGET_OF = {"channels": "macs", "weights": "nonzeros"}
-"""The quantity that budgets of a method are in, by what it reduces."""
+def budget_for(name: str, share: float) -> Budget:
+    """Return a budget of this share, in what the method reduces."""
+    return Budget(macs=share) if METHODS[name].reduces == "channels" else Budget(nonzeros=share)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from quick import QUICK
+from quick import QUICK, budget_for
 from torch import nn
 
 from secateur.cost import Budget
@@ -31,7 +31,7 @@ def network(seed: int) -> nn.Module:
 @pytest.mark.parametrize("name", METHODS)
 def test_only_the_architecture_is_the_methods(name: str, task: SupervisedTask, tmp_path: Path) -> None:
     method = METHODS[name](**{**QUICK[name], "finetune_epochs": 0})
-    cut = method.compress(network(0), task, Budget(macs=0.5), store=Store(tmp_path))
+    cut = method.compress(network(0), task, budget_for(name, 0.5), store=Store(tmp_path))
     fresh = network(7)
     before = {key: value.clone() for key, value in fresh.state_dict().items()}
     control = from_scratch(cut, fresh, task, epochs=2, settings=SETTINGS, store=Store(tmp_path))
@@ -41,6 +41,9 @@ def test_only_the_architecture_is_the_methods(name: str, task: SupervisedTask, t
     before_it = [phase.phase for phase in cut.record.phases]  # what a method trains to decide what goes
     assert [phase.phase for phase in control.record.phases] == [*before_it, "scratch"]
     assert len(control.record.phases[-1].epochs) == 2
+    if control.masks is not None:
+        for entry, mask in control.masks.items():
+            assert torch.equal(control.model.get_parameter(entry) != 0, mask)
     torch.testing.assert_close(dict(fresh.state_dict()), before, rtol=0, atol=0)
 
 
