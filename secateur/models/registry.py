@@ -7,6 +7,7 @@ from functools import partial
 from torch import nn
 
 from secateur.errors import ModelError, UsageError
+from secateur.models.alexnet import CaffeAlexNet
 from secateur.models.cifar_resnet import CifarResNet, digits_resnet
 from secateur.models.densenet import DenseNet
 from secateur.models.fcn import FCN32s
@@ -65,6 +66,7 @@ NETWORKS: dict[str, Network] = {
     "vgg19-slimming": Network(slimming_vgg19, _CIFAR, "cifar10"),
     "resnet164-preact": Network(partial(PreActivationResNet, 164), _CIFAR, "cifar10"),
     "densenet40": Network(partial(DenseNet, 40), _CIFAR, "cifar10"),
+    "alexnet-caffe": Network(CaffeAlexNet, (3, 227, 227), "imagenet", head="fc8"),
     "vgg16-imagenet": Network(imagenet_vgg16, _IMAGENET, "imagenet", head="classifier.6"),
     "vgg16-gap": Network(gap_vgg16, _IMAGENET, "imagenet", head="classifier"),
     "resnet50": Network(partial(ResNet50, stride_in_first=False), _IMAGENET, "imagenet", head="fc"),
