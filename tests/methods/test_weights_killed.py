@@ -29,7 +29,7 @@ def run(*words: object, killed: bool = False) -> None:
 @pytest.mark.parametrize(
     ("method", "deaths"),
     [
-        ("weights", [("batch:12", None), ("write:7", "scan-2-1"), ("write:10", "masks-2")]),
+        ("weights", [("batch:12", None), ("write:7", "scan-2-1"), ("write:4", "masks-2")]),
         ("surgery", [("batch:18", None), ("write:3", "masks-1")]),
     ],
 )

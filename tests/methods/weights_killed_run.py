@@ -15,6 +15,7 @@ METHODS["weights"] = (  # type: ignore[index]
     WeightsAndConnections(
         iterations=2,
         order="linear_first",
+        skip=("2", "3", "4"),
         scan_shares=(0.5, 0.9),
         retrain_epochs=1,
         retrain_l1=1e-4,

@@ -86,7 +86,7 @@ def test_without_a_new_head_other_layers_are_still_refused(tmp_path: Path) -> No
         load_weights(pooled_vgg(), tmp_path / "whole.safetensors")
 
 
-@pytest.mark.parametrize("name", ["vgg16-gap", "vgg16-imagenet", "resnet50", "resnet50-caffe"])
+@pytest.mark.parametrize("name", ["alexnet-caffe", "vgg16-gap", "vgg16-imagenet", "resnet50", "resnet50-caffe"])
 def test_the_head_of_a_network_is_what_gives_its_classes(name: str) -> None:
     with torch.device("meta"):
         ten, seven = build_model(name, num_classes=10).state_dict(), build_model(name, num_classes=7).state_dict()
