@@ -15,6 +15,7 @@ from typing import Any
 import graph_tables
 import pruning_tables
 import thinet_tables
+import weights_tables
 from table_parts import machine, rows_to_markdown
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -195,6 +196,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "thinet_comparison": thinet_tables.comparison,
     "thinet_half": thinet_tables.half,
     "thinet_sizes": thinet_tables.sizes,
+    "lenets": weights_tables.lenets,
 }
 
 
