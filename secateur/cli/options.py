@@ -190,7 +190,8 @@ class MethodOptions:
         option(
             "What to cut",
             metavar="LAYERS=SHARE",
-            help="of l1: share of filters that goes, such as 'layer1.*=0.6'; repeatable, in place of a budget",
+            help="of l1 and weights_and_connections: share of filters or of weights that goes, such as 'layer1.*=0.6'; "
+            "repeatable, in place of a budget",
         ),
     ] = None
     residual: Annotated[

@@ -266,7 +266,7 @@ def test_prune_takes_the_layers_of_l1_and_the_control(tmp_path: Path) -> None:
             ("--criterion", "magnitude, global, blocks, not of l1"),
         ),
         (("--method", "l1", "--steps", "2", "--macs", "0.5"), ("--steps", "magnitude, global, not of l1")),
-        (("--ratio", "layer1.*=0.5"), ("--ratio", "l1, not of magnitude")),
+        (("--ratio", "layer1.*=0.5"), ("--ratio", "l1, weights_and_connections, not of magnitude")),
         (("--residual", "shortcut", "--macs", "0.5"), ("--residual shortcut", "not for the method magnitude", "inner")),
         (("--method", "l1", "--ratio", "layer1.*"), ("--ratio 'layer1.*' is not LAYERS=SHARE",)),
         (("--method", "l1", "--ratio", "layer1.*=much"), ("is not LAYERS=SHARE",)),

@@ -219,6 +219,18 @@ def test_batch_norm_is_measured_anew_after_each_pruning(task: SupervisedTask) ->
     assert bool(after.any())
 
 
+def test_training_before_the_first_pruning_is_that_of_the_dense_network(task: SupervisedTask) -> None:
+    common: dict[str, Any] = {"connect_epochs": 2, "finetune_epochs": 0, "allocation": "global", "cut_dead": False}
+    plain, penalised = pruned(task, **common), pruned(task, connect_l1=0.01, **common)
+    (phase,) = plain.record.phases
+    assert phase.phase == "connect"
+    assert phase.settings["learning_rate"] == task.settings.learning_rate
+    size = [
+        sum(float(value.detach().abs().sum()) for value in weights(one.model).values()) for one in (plain, penalised)
+    ]
+    assert size[1] < size[0]
+
+
 def test_dropout_falls_with_the_root_of_the_connections() -> None:
     model = network()
     images = torch.zeros(2, 1, 8, 8)

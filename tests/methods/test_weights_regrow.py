@@ -152,6 +152,10 @@ def test_weights_come_back_and_the_budget_holds(said: dict[str, Any]) -> None:
     for name, mask in result.masks.items():
         assert not bool(result.model.get_parameter(name)[~mask].any())
     assert [phase.phase for phase in result.record.phases] == ["surgery", "finetune"]
+    assert [phase.settings["learning_rate"] for phase in result.record.phases] == [
+        0.3,
+        0.1 * task.settings.learning_rate,
+    ]
     assert any("Dynamic Network Surgery" in note for note in result.record.notes)
 
 

@@ -23,7 +23,7 @@ METHODS["weights"] = (  # type: ignore[index]
         activation_batches=1,
         restore=RestoreSettings(batch_norm_images=8),
     ),
-    Budget(nonzeros=0.3),
+    Budget(nonzeros=0.7),
 )
 METHODS["surgery"] = (  # type: ignore[index]
     WeightsAndConnections(

@@ -99,7 +99,7 @@ def test_thresholds_and_a_budget_cannot_both_decide() -> None:
     method = replace(recipe.method, ratios={}, quality={"fc1": 1.0})
     with pytest.raises(BudgetError, match=r"there are thresholds \(method\.quality\) and a budget"):
         replace(recipe, method=method, budget=Budget(nonzeros=0.1))
-    with pytest.raises(UsageError, match="did you mean 'method.quality'"):
+    with pytest.raises(UsageError, match=r"did you mean 'method\.quality'"):
         read_recipe("weights_and_connections_lenet300_mnist", ["method.qualty={fc1: 1.0}"])
 
 

@@ -15,7 +15,7 @@ from secateur.graph.slots import mode_of
 from secateur.record import LayerWeights
 from secateur.sparse import Masks
 from secateur.sparse.prunable import layer_of
-from secateur.training import Task
+from secateur.training import Task, join_processes, sum_over_processes
 
 
 @dataclass
@@ -107,6 +107,13 @@ def _observed(model: nn.Module, names: tuple[str, ...], task: Task, batches: int
     with _watched(model, names) as watch, mode_of(model, training=False), torch.no_grad():
         for images, _ in task.batches(batches, "validation"):
             model(images)
+    processes = join_processes()
+    if processes.world_size > 1:  # each ran its part of every batch
+        device = next(model.parameters()).device
+        counts = [[seen.read, seen.read_nonzero, seen.gave, seen.gave_nonzero] for seen in watch.seen.values()]
+        total = sum_over_processes(torch.tensor(counts, dtype=torch.int64, device=device), processes)
+        for seen, (read, read_nonzero, gave, gave_nonzero) in zip(watch.seen.values(), total.tolist(), strict=True):
+            seen.read, seen.read_nonzero, seen.gave, seen.gave_nonzero = read, read_nonzero, gave, gave_nonzero
     return watch.seen
 
 

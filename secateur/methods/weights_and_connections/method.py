@@ -126,7 +126,8 @@ class WeightsAndConnections:
         )
         rounds.begin()
         hooks = (WeightL1(names, self.connect_l1),) if self.connect_l1 else ()
-        run.train("connect", small, self.connect_epochs, settings=self.connect, hooks=hooks, between_cuts=True)
+        settings = self.connect or _own_settings(task)
+        run.train("connect", small, self.connect_epochs, settings=settings, hooks=hooks, between_cuts=True)
         rounds.stds = weight_stds(small, names)
         if self.regrow is None:
             for number in range(1, self.iterations + 1):
@@ -199,9 +200,8 @@ class WeightsAndConnections:
         hooks: tuple[object, ...] = (surgery,)
         if settings.l1:
             hooks = (surgery, WeightL1(rounds.names, settings.l1))  # of the weights beneath, which are in place by then
-        rounds.run.train(
-            "surgery", rounds.model, settings.epochs, settings=settings.training, hooks=hooks, between_cuts=True
-        )
+        training = settings.training or _own_settings(rounds.run.task)
+        rounds.run.train("surgery", rounds.model, settings.epochs, settings=training, hooks=hooks, between_cuts=True)
         masks = rounds.decided(1, lambda: surgery.masks)
         rounds.prune(1, "surgery", masks)
         penalty = (WeightL1(rounds.names, self.retrain_l1),) if self.retrain_l1 else ()
@@ -209,11 +209,17 @@ class WeightsAndConnections:
 
     def _retraining(self, task: Task) -> TrainSettings | None:
         """Return how to retrain: as asked for, or as the dense network at a lower rate (arXiv:1506.02626, §4)."""
-        own = getattr(task, "settings", None)
-        if self.finetune is not None or not isinstance(own, TrainSettings):
+        own = _own_settings(task)
+        if self.finetune is not None or own is None:
             return self.finetune
         factor = self.learning_rate_factor
         return replace(own, learning_rate=factor * own.learning_rate, learning_rate_min=factor * own.learning_rate_min)
+
+
+def _own_settings(task: Task) -> TrainSettings | None:
+    """Return how the task trains where nobody says otherwise, which is how the dense network was; None if unknown."""
+    own = getattr(task, "settings", None)
+    return own if isinstance(own, TrainSettings) else None
 
 
 def _earlier(masks: Masks) -> Masks | None:
