@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lenets_arms import ARMS, SEARCH_SEED, SEARCH_SHARE, Dense, Pruned, run
+from lenets_arms import ARMS, EPOCHS, SEARCH_SEED, SEARCH_SHARE, Dense, Pruned, epochs_of, run
 
 from secateur.files import write_text
 from secateur.training import set_threads
@@ -118,6 +118,7 @@ def of_network(options: argparse.Namespace, network: str) -> dict[str, Any]:
     first = dense_runs[0]
     return {
         "network": network,
+        "epochs": dict(zip(("dense", "pruned"), epochs_of(options, network), strict=True)),
         "params": first["params"],
         "samples": first["test_samples"],
         "train_samples": first["train_samples"],
@@ -145,8 +146,8 @@ def main() -> None:
     parser.add_argument("--dense-rates", nargs="+", type=float, default=[0.02, 0.05], help="to choose from")
     parser.add_argument("--weight-decays", nargs="+", type=float, default=[1e-4, 5e-4], help="to choose from")
     parser.add_argument("--rates", nargs="+", type=float, default=[0.002, 0.01, 0.03], help="of retraining")
-    parser.add_argument("--dense-epochs", type=int, default=30)
-    parser.add_argument("--epochs", type=int, default=60, help="of pruning and retraining in all")
+    parser.add_argument("--dense-epochs", type=int, help=f"by default per network: {EPOCHS}")
+    parser.add_argument("--epochs", type=int, help="of pruning and retraining in all; by default per network")
     parser.add_argument("--rounds", type=int, default=10, help="of the arm gradual")
     parser.add_argument("--every", type=int, default=16, help="steps between two looks at masks that change")
     parser.add_argument("--batch", type=int, default=64)
@@ -165,7 +166,7 @@ def main() -> None:
         return
     record = {
         "benchmark": "lenets",
-        "what": f"MNIST, {options.dense_epochs} dense epochs, {options.epochs} of pruning and retraining, last epoch",
+        "what": "MNIST, the last epoch of dense training, and of pruning and retraining",
         "seeds": options.seeds,
         "options": {key: value for key, value in vars(options).items() if key not in ("out", "runs", "only_run")},
         "within_points": 100 * WITHIN,

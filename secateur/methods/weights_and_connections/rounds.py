@@ -6,8 +6,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pydantic import JsonValue, TypeAdapter
 from torch import Tensor, nn
 
-from secateur.compensation import reestimate_batch_norm
-from secateur.compensation.restore import first_images
+from secateur.compensation import first_images, reestimate_batch_norm
 from secateur.methods.running import MethodRun
 from secateur.methods.weights_and_connections.dropout import dropout_at, rescaled_rates
 from secateur.methods.weights_and_connections.regrowing import as_bits, from_bits
