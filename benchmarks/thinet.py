@@ -191,12 +191,27 @@ def compare(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
                 "no_worse": bool(enough),
             },
             "gram_error": gram_error(chain, layer, options),
-            "working_memory_mb": {
-                "forward": working_memory_mb(layer, "forward", options.batch, options),
-                "exact": {n: working_memory_mb(layer, "exact", n, options) for n in (options.batch, 4 * options.batch)},
-                "rows": working_memory_mb(layer, "rows", options.batch, options),
-            },
+            "working_memory_mb": memory(layer, options),
         }
+
+
+def memory(layer: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the most memory of each way; of the exact one for two numbers of images, both of several batches."""
+    few, many = 4 * options.batch, 16 * options.batch
+    return {
+        "forward": working_memory_mb(layer, "forward", few, options),
+        "exact": {n: working_memory_mb(layer, "exact", n, options) for n in (few, many)},
+        "rows": working_memory_mb(layer, "rows", few, options),
+    }
+
+
+def measure_memory_again(options: argparse.Namespace) -> None:
+    """Put new figures of memory into the record that is there."""
+    record = json.loads(options.out.read_text())
+    for row in record["rows"]:
+        row["working_memory_mb"] = memory(int(row["layer"].removeprefix("features.")), options)
+        print(f"{row['layer']}: {row['working_memory_mb']}", flush=True)
+    write_text(options.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
 def _errors(fitted: Statistics, held_out: Statistics, kept: tuple[int, ...]) -> tuple[float, float]:
@@ -220,12 +235,16 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--side", type=int, default=224, help="of the images")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--only-memory", action="store_true", help="measure memory anew, for the record that is there")
     parser.add_argument("--arm", choices=("forward", "exact", "rows"), help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "records" / "thinet.json")
     options = parser.parse_args()
     set_threads(options.threads)
     if options.arm:
         run_arm(options)
+        return
+    if options.only_memory:
+        measure_memory_again(options)
         return
     began, before, rows = time.perf_counter(), os.getloadavg(), []
     for row in compare(options):
@@ -245,7 +264,7 @@ def main() -> None:
         "benchmark": "thinet",
         "environment": asdict(environment(torch.device("cpu"))),
         "load_average": {"before": before, "after": os.getloadavg(), "cores": os.cpu_count()},
-        "options": {name: value for name, value in vars(options).items() if name not in ("out", "arm")},
+        "options": {name: value for name, value in vars(options).items() if name not in ("out", "arm", "only_memory")},
         "authors": {"images": AUTHORS_IMAGES, "rows_per_image": AUTHORS_ROWS_PER_IMAGE, "extrapolated": True},
         "aims": AIMS,
         "seconds": time.perf_counter() - began,

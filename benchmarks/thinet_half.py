@@ -5,7 +5,12 @@ one core. ThiNet (Luo, Wu, Lin 2017, arXiv:1707.06342) and L1 norms (Li et al. 2
 layers of the blocks to the same budget on the lossless part of CIFAR-10; then the layers that read what was cut are
 re-fitted (`restore`), the running statistics of batch norm are measured anew, and two epochs are trained. All arms
 share the settings of training. A seed decides the images that are looked at, the order of the data and the
-augmentation. The record goes to `benchmarks/records/thinet_half.json`.
+augmentation.
+
+L1 compares all filters, so its layers keep different shares; ThiNet takes the same share of each layer. The third arm,
+weight sum, tells the two apart: the filters with the largest L1 norms, at ThiNet's shares, in ThiNet's order.
+
+The record goes to `benchmarks/records/thinet_half.json`; with `--arms`, arms that are in it and not asked for stay.
 """
 
 import argparse
@@ -40,13 +45,17 @@ STAGES = {
 """What is done right after the cut, each on top of the one before."""
 
 
+ARMS = ("l1", "thinet", "weight_sum")
+
+
 def method(arm: str, stage: str, epochs: int, seed: int) -> L1 | ThiNet:
     """Return the settings of one arm at one stage."""
     if arm == "l1":
         return L1(residual="inner", restore=STAGES[stage], finetune_epochs=epochs, finetune=TRAINING)
     return ThiNet(
+        variant="weight_sum" if arm == "weight_sum" else "thinet",
         residual="inner",
-        reweight=stage != "cut",
+        reweight=arm == "thinet" and stage != "cut",
         images=IMAGES,
         layer_epochs=0,
         evaluate_steps=False,
@@ -67,6 +76,7 @@ def top1(network: Trained, arm: str, stage: str, epochs: int, seed: int) -> tupl
 def main() -> None:
     """Run and record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
@@ -78,8 +88,9 @@ def main() -> None:
     dense = network.task(0).evaluate(network.model, "test")
     steps = [*((stage, stage, 0) for stage in STAGES), ("trained", "batch norm", options.epochs)]
     steps.append(("trained, nothing re-fitted", "cut", options.epochs))
-    rows: list[dict[str, Any]] = []
-    for arm in ("l1", "thinet"):
+    kept = json.loads(options.out.read_text())["rows"] if set(options.arms) != set(ARMS) else []
+    rows: list[dict[str, Any]] = [row for row in kept if row["arm"] not in options.arms]
+    for arm in options.arms:
         for title, stage, epochs in steps:
             values, macs = [], 0
             for seed in options.seeds:
