@@ -8,6 +8,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+from own_process import Started
+
 from secateur.cli.app import main
 
 ODD_MODELS = Path(__file__).with_name("odd_models.py")
@@ -46,6 +48,12 @@ def spawn(*words: str | Path, cwd: Path | None = None) -> Ran:
     process = start(*words, cwd=cwd)
     out, err = process.communicate(timeout=300)
     return Ran(process.returncode, out, err)
+
+
+def forked(*words: str | Path, cwd: Path | None = None) -> Ran:
+    """Run ``python -m secateur`` to its end in a process of its own that has torch loaded already."""
+    ended = Started("secateur", words, ENVIRONMENT, cwd).wait()
+    return Ran(ended.code, ended.out, ended.err)
 
 
 def refused(ran: Ran, *parts: str) -> None:

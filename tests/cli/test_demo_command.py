@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from cli_command import spawn
+from cli_command import forked, spawn
 
 from secateur.record import read_record
 
@@ -22,6 +22,6 @@ def test_the_demo_keeps_its_promise(tmp_path: Path) -> None:
     assert record.agreement is not None
     assert record.agreement.equal == record.agreement.samples == tuned.test.samples == 359
     assert record.agreement.max_difference < 1e-4
-    again = spawn("demo", "--threads", "1", cwd=tmp_path)
+    again = forked("demo", "--threads", "1", cwd=tmp_path)
     assert again.code == 0
     assert "complete already" in again.out

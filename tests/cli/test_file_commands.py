@@ -2,7 +2,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_command import refused, run, spawn
+from cli_command import forked, refused, run
 from conftest import Finished
 
 from secateur.record import read_record
@@ -15,7 +15,7 @@ DATA = f"{TOY}:data"
 @pytest.mark.parametrize(("file", "key"), [("model.safetensors", "tuned"), ("model.onnx", "onnx")])
 def test_evaluate_gives_the_record_s_numbers_in_a_fresh_process(finished: Finished, file: str, key: str) -> None:
     code = ("--model", NETWORK) if file.endswith("safetensors") else ()
-    shown = spawn("evaluate", finished.folder / file, "--data", DATA, "--json", "--threads", "1", *code)
+    shown = forked("evaluate", finished.folder / file, "--data", DATA, "--json", "--threads", "1", *code)
     assert shown.code == 0, shown.err
     values = json.loads(shown.out)
     wanted = read_record(finished.folder / "record.json").measurements[key].test

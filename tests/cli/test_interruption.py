@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_command import refused, run, spawn, start
+from cli_command import forked, refused, run, start
 
 from secateur.record import read_record
 
@@ -27,11 +27,11 @@ def test_ctrl_c_prints_the_command_that_continues_to_the_same_bytes(unbroken: Pa
     folder = tmp_path / "run"
     process = start(*JOB, *QUICK, "--out", folder, "--force")
     checkpoint = folder / "checkpoint" / "phases" / "finetune.safetensors"
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
@@ -41,7 +41,7 @@ def test_ctrl_c_prints_the_command_that_continues_to_the_same_bytes(unbroken: Pa
 
     words = shlex.split(printed.partition("python -m secateur ")[2])
     assert "--force" not in words
-    again = spawn(*words)
+    again = forked(*words)
     assert again.code == 0, again.err
     assert "continued in epoch" in again.err
     assert "bit for bit as if it had not been" in again.out
@@ -61,11 +61,11 @@ def test_ctrl_c_prints_the_command_that_continues_to_the_same_bytes(unbroken: Pa
 
 def test_ctrl_c_in_a_command_that_does_not_continue_just_says_so(tmp_path: Path) -> None:
     process = start("groups", "--model", f"{TOY}:sleeping_network", "--input", "1x9x9", cwd=tmp_path)
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while not (tmp_path / "asleep").exists() and time.monotonic() < limit:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err.splitlines() == ["stopped"]
 
@@ -74,12 +74,12 @@ def test_two_runs_in_one_folder_are_refused_until_the_first_is_killed(tmp_path: 
     folder = tmp_path / "run"
     words = (*JOB, *QUICK, "--out", folder)
     first = start(*words)
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while not (folder / "log.jsonl").exists() and first.poll() is None and time.monotonic() < limit:
         time.sleep(0.02)
     refused(run(*words), "another process is running in", str(folder))
     refused(run(*words, "--force", "--seed", "3"), "another process is running in")
     first.kill()
-    first.communicate(timeout=60)
+    first.communicate(timeout=300)
     ran = run(*words)
     assert ran.code == 0, ran.err

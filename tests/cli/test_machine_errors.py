@@ -9,16 +9,16 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_command import ENVIRONMENT, Ran, odd_job, refused, run, spawn, start
+from cli_command import ENVIRONMENT, Ran, forked, odd_job, refused, run, start
 
 UNREAD = ("prune", "--model", "digits-resnet", "--data", "digits", "--macs", "0.5", "--train-epochs", "1", "-q")
 
 
 def test_training_that_runs_out_of_memory_names_half_of_the_batch(code: Path, tmp_path: Path) -> None:
     words = odd_job(code, "hungry_to_train", tmp_path / "run", "--batch-size", "80")
-    refused(spawn(*words), "out of memory with batch size 80", "MB more", "try half of it: --batch-size 40")
+    refused(forked(*words), "out of memory with batch size 80", "MB more", "try half of it: --batch-size 40")
     assert not list((tmp_path / "run").rglob("*.part"))
-    ran = spawn(*words, "--batch-size", "8", "--force")
+    ran = forked(*words, "--batch-size", "8", "--force")
     assert ran.code == 0, ran.err
 
 
@@ -32,11 +32,11 @@ def test_evaluation_and_proof_that_run_out_of_memory(
 
     monkeypatch.setitem(ENVIRONMENT, "SECATEUR_TEST_MEGABYTES", "300")
     words = ("evaluate", file, *model, "--data", f"{code}:data", "--threads", "1", "--batch-size")
-    refused(spawn(*words, "60"), "out of memory with batch size 60", "try half of it: --batch-size 30")
-    assert spawn(*words, "6").code == 0
+    refused(forked(*words, "60"), "out of memory with batch size 60", "try half of it: --batch-size 30")
+    assert forked(*words, "6").code == 0
 
     large = ("apply", tmp_path / "plan.json", *model, "--input", "1x40x40", "--out", tmp_path / "other.safetensors")
-    refused(spawn(*large), "out of memory", "more", "smaller --batch-size or --input")
+    refused(forked(*large), "out of memory", "more", "smaller --batch-size or --input")
     assert not (tmp_path / "other.safetensors").exists()
 
 
@@ -46,7 +46,7 @@ def test_data_that_does_not_fit_into_memory(code: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def _wait_for(path: Path, process: "subprocess.Popen[str]", *, seconds: float = 60) -> None:
+def _wait_for(path: Path, process: "subprocess.Popen[str]", *, seconds: float = 300) -> None:
     limit = time.monotonic() + seconds
     while not path.exists() and process.poll() is None and time.monotonic() < limit:
         time.sleep(0.02)
@@ -63,7 +63,7 @@ def test_a_second_run_names_the_process_of_the_first_and_sigterm_stops_that_as_c
 
     _wait_for(folder / "checkpoint" / "phases" / "dense.safetensors", first)
     first.send_signal(signal.SIGTERM)
-    out, err = first.communicate(timeout=60)
+    out, err = first.communicate(timeout=300)
     assert first.returncode == 130, err
     assert out == ""
     assert "Traceback" not in err
@@ -80,7 +80,7 @@ def test_sigterm_outside_of_training_stops_as_well(code: Path, tmp_path: Path) -
     process = start("groups", "--model", f"{sleepy}:f", "--input", "1x9x9", cwd=tmp_path)
     _wait_for(tmp_path / "asleep", process)
     process.send_signal(signal.SIGTERM)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 130
     assert err.splitlines() == ["stopped"]
 
@@ -106,7 +106,7 @@ def test_a_folder_that_may_not_be_written(tmp_path: Path) -> None:
         env=ENVIRONMENT,
         # Root may write everywhere, unless the capability for it is dropped: PR_CAPBSET_DROP of CAP_DAC_OVERRIDE.
         preexec_fn=lambda: ctypes.CDLL(None).prctl(24, 1, 0, 0, 0),
-        timeout=60,
+        timeout=300,
     )
     refused(Ran(done.returncode, done.stdout, done.stderr), f"cannot write {folder / 'run'}: Permission denied")
     assert not list(folder.iterdir())

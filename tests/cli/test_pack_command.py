@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import safetensors
 import torch
-from cli_command import refused, run, spawn
+from cli_command import forked, refused, run
 from conftest import Finished
 from safetensors.torch import load_file, save_file
 
@@ -47,7 +47,7 @@ def test_packed_and_unpacked_is_the_same_file(pruned: Path) -> None:
 def test_a_packed_model_file_is_a_model_file_again(finished: Finished, tmp_path: Path) -> None:
     model = finished.folder / "model.safetensors"
     packed, again = tmp_path / "toy.sparse.safetensors", tmp_path / "toy.safetensors"
-    ran = spawn("pack", model, "--out", packed, "--json")
+    ran = forked("pack", model, "--out", packed, "--json")
     assert ran.code == 0, ran.err
     assert json.loads(ran.out)["file_bytes"] == packed.stat().st_size
     assert run("unpack", packed, "--out", again).code == 0

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cli_command import refused, run, spawn
+from cli_command import forked, refused, run
 
 from secateur.recipe import recipe_names, recipe_schema, recipe_text
 
@@ -57,6 +57,6 @@ def test_a_recipe_is_no_json() -> None:
 
 
 def test_it_runs_as_a_process_in_any_folder(tmp_path: Path) -> None:
-    ran = spawn("recipe", "l1-resnet56-a", cwd=tmp_path)
+    ran = forked("recipe", "l1-resnet56-a", cwd=tmp_path)
     assert ran.code == 0, ran.err
     assert ran.out == recipe_text("l1-resnet56-a")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from cli_command import Ran, refused, run, spawn, start
+from cli_command import Ran, forked, refused, run, start
 
 from secateur.cli.sensitivity import ScanBar, ScanLines
 from secateur.measure import read_sensitivity
@@ -211,7 +211,7 @@ def test_ctrl_c_prints_the_command_that_continues(weights: Path, tmp_path: Path)
     (tmp_path / "fast").touch()
     words = shlex.split(printed.partition("python -m secateur ")[2])
     assert "--force" not in words
-    again = spawn(*words, "--threads", "2")
+    again = forked(*words, "--threads", "2")
     assert again.code == 0, again.err
     found = read_sensitivity(folder / "sensitivity.json")
     assert len(found.groups) == 2

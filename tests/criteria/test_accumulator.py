@@ -1,14 +1,11 @@
 """Scores gathered by a hook of ordinary training: equal to those by hand, continued, and over processes."""
 
-import os
-import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from own_process import run, run_here, start
 from safetensors.torch import load_file
 from scored_nets import TwoChannels, cross_entropy, graph_of, images, tiny_resnet
 from torch import nn
@@ -161,29 +158,19 @@ def test_not_finite_steps_are_told_at_the_end() -> None:
         accumulator.scores()
 
 
-def start(*words: object, **environment: object) -> subprocess.Popen[bytes]:
-    everything = {**os.environ, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in environment.items()}}
-    return subprocess.Popen([sys.executable, str(SCRIPT), *map(str, words)], env=everything, stderr=subprocess.PIPE)
-
-
-def finish(process: subprocess.Popen[bytes], *, killed: bool = False) -> None:
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == (-signal.SIGKILL if killed else 0), errors.decode()
-
-
 def test_a_killed_run_continues_to_the_same_scores_and_two_processes_score_as_one(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     unbroken, continued, together = (tmp_path / name for name in ("one", "other", "two"))
-    finish(start(tmp_path / "a", unbroken))
-    finish(start(tmp_path / "b", continued, 7), killed=True)  # in the second epoch, behind a checkpoint
-    finish(start(tmp_path / "b", continued))
+    run_here(SCRIPT, tmp_path / "a", unbroken)
+    run(SCRIPT, tmp_path / "b", continued, 7, killed=True)  # in the second epoch, behind a checkpoint
+    run(SCRIPT, tmp_path / "b", continued)
     assert continued.read_bytes() == unbroken.read_bytes()
     shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    pair = [start(tmp_path / "c", together, RANK=rank, LOCAL_RANK=rank, **shared) for rank in (0, 1)]
+    pair = [start(SCRIPT, tmp_path / "c", together, RANK=rank, LOCAL_RANK=rank, **shared) for rank in (0, 1)]
     for process in pair:
-        finish(process)
+        process.end()
     alone = load_file(unbroken)
     for name, values in load_file(together).items():
         torch.testing.assert_close(values, alone[name], rtol=1e-3, atol=1e-7, msg=lambda text, name=name: name + text)

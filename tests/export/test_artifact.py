@@ -1,12 +1,11 @@
 """Saving and loading a cut model gives the same bits, and says what does not fit."""
 
 import copy
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from own_process import run
 from small_net import Cut, Net, all_tensors, assert_same_bits
 from torch import nn
 
@@ -77,14 +76,14 @@ def test_an_uncut_model_is_saved_without_a_plan(cut: Cut, tmp_path: Path) -> Non
 
 def test_equal_models_give_equal_bytes_also_in_another_process(cut: Cut, tmp_path: Path) -> None:
     save(cut.small, tmp_path / "a.safetensors", plan=cut.plan, preprocessing=IMAGES)
-    code = (
-        "import sys, torch; sys.path.insert(0, sys.argv[1])\n"
+    script = tmp_path / "saves_again.py"
+    script.write_text(
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from small_net import build; from secateur.export import inspect, load, save\n"
         "info = inspect(sys.argv[2]); small = load(build(3), sys.argv[2])\n"
         "save(small, sys.argv[3], plan=info.plan, preprocessing=info.preprocessing)\n"
     )
-    arguments = [str(Path(__file__).parent), str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors")]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, timeout=120)
+    run(script, Path(__file__).parent, tmp_path / "a.safetensors", tmp_path / "b.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == (tmp_path / "b.safetensors").read_bytes()
     assert str(tmp_path).encode() not in (tmp_path / "a.safetensors").read_bytes()
 

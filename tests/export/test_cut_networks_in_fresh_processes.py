@@ -1,8 +1,7 @@
 """A cut network, loaded from class and file by a process that never saw it, is the same, and so is its ONNX file."""
 
 import json
-import subprocess
-import sys
+from pathlib import Path
 from typing import Any
 
 import loaded_afresh
@@ -10,6 +9,7 @@ import pytest
 import safetensors.torch
 import torch
 from loaded_afresh import NETWORKS, build, images
+from own_process import run
 from torch import Tensor, nn
 
 from secateur.cost import Budget, allocate
@@ -36,9 +36,7 @@ def cut(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, tuple[Chann
         save(small, folder / f"{name}.safetensors", plan=plan)
         safetensors.torch.save_file({"outputs": on_one_thread(small)}, folder / f"{name}-outputs.safetensors")
         plans[name] = (graph, plan)
-    command = [sys.executable, loaded_afresh.__file__, str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    run(Path(loaded_afresh.__file__), folder)
     return plans, json.loads((folder / "found.json").read_text())
 
 

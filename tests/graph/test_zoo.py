@@ -31,6 +31,19 @@ ZOO: dict[str, dict[str, Any]] = {
 SIZES = {"inception_v3": 96}
 # With less than half of its channels a grouped convolution may be cut finer the other way round.
 FLIPS = {"regnet_y_400mf", "resnext50_32x4d"}
+# Chains, sums, concatenations, depthwise and grouped convolutions, shuffles and gates are each cut by both shares; a
+# large network that is wired as others are, by one.
+ONE_SHARE = {
+    "resnet50": 0.7,
+    "mobilenet_v3_large": 0.3,
+    "vgg16_bn": 0.7,
+    "googlenet": 0.3,
+    "inception_v3": 0.7,
+    "efficientnet_b0": 0.7,
+    "mnasnet1_0": 0.3,
+    "alexnet": 0.3,
+}
+CASES = [(name, share) for name in ZOO for share in (0.3, 0.7) if share == ONE_SHARE.get(name, share)]
 
 
 def build(name: str) -> nn.Module:
@@ -51,8 +64,7 @@ def traced(name: str) -> tuple[nn.Module, Tensor, ChannelGraph]:
     return model, given, trace(model, given)
 
 
-@pytest.mark.parametrize("share", [0.3, 0.7])
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize(("name", "share"), CASES)
 def test_a_random_cut_is_exact_and_costs_what_the_arithmetic_says(name: str, share: float) -> None:
     model, given, graph = traced(name)
     assert not graph.unknown_ops

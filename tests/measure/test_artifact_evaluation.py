@@ -1,13 +1,12 @@
 """A saved file gives the numbers of the model that was saved, whichever of the two kinds of file it is."""
 
 import json
-import subprocess
-import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import pytest
 import torch
+from own_process import run
 from torch import nn
 
 import secateur
@@ -51,16 +50,16 @@ def test_both_files_give_the_numbers_of_the_model(saved: Saved) -> None:
         assert found.loss == pytest.approx(own.loss, rel=1e-6)
 
 
-def test_a_fresh_process_gives_the_same_numbers(saved: Saved) -> None:
-    code = (
+def test_a_fresh_process_gives_the_same_numbers(saved: Saved, tmp_path: Path) -> None:
+    script = tmp_path / "measures.py"
+    script.write_text(
         "import sys, json, dataclasses; from secateur.data import load_data; from secateur.measure import "
         "evaluate_artifact\ndata = load_data('digits')\n"
         "print(json.dumps([dataclasses.asdict(evaluate_artifact(path, data, threads=1)) for path in sys.argv[1:]]))"
     )
-    command = [sys.executable, "-c", code, str(saved.safetensors), str(saved.onnx)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    found = json.loads(run(script, saved.safetensors, saved.onnx))
     own = [asdict(evaluate_artifact(path, saved.data, threads=1)) for path in (saved.safetensors, saved.onnx)]
-    assert json.loads(done.stdout) == own
+    assert found == own
 
 
 def test_predictions_agree_on_every_sample(saved: Saved) -> None:

@@ -1,15 +1,12 @@
 """A scan measures what cutting by hand measures, proves what it cuts, and measures nothing twice."""
 
 import copy
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from own_process import run, run_here
 from torch import Tensor, nn
 
 from secateur.cost import kept_units
@@ -222,26 +219,18 @@ def test_a_store_of_another_scan_is_refused_with_both_values(subject: Scanned, t
         scan()
 
 
-def run(*words: object, killed: bool = False) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, words)], env=environment, capture_output=True, timeout=120, check=False
-    )
-    assert process.returncode == (-signal.SIGKILL if killed else 0), process.stderr.decode()
-
-
 def test_a_killed_scan_continues_and_measures_nothing_twice(tmp_path: Path) -> None:
     unbroken, out, log = tmp_path / "unbroken.json", tmp_path / "continued.json", tmp_path / "continued.log"
-    run(tmp_path / "one", unbroken, tmp_path / "unbroken.log")
+    run_here(SCRIPT, tmp_path / "one", unbroken, tmp_path / "unbroken.log")
     whole = len((tmp_path / "unbroken.log").read_text().splitlines())
     # 10 units have 9 sizes; 6 units keep 5, 4, 4, 3, 3, 2, 1, 1, 1, which are 5 sizes; and the dense model.
     assert whole == 1 + 9 + 5
-    run(tmp_path / "two", out, log, "evaluation:6", killed=True)
+    run(SCRIPT, tmp_path / "two", out, log, "evaluation:6", killed=True)
     assert len(log.read_text().splitlines()) == 5
     # Two points are kept, and the third is killed in the middle of its write: that one alone is lost.
-    run(tmp_path / "two", out, log, "write:3", killed=True)
+    run(SCRIPT, tmp_path / "two", out, log, "write:3", killed=True)
     assert len(log.read_text().splitlines()) == 5 + 3
     assert not out.exists()
-    run(tmp_path / "two", out, log)
+    run(SCRIPT, tmp_path / "two", out, log)
     assert len(log.read_text().splitlines()) == whole + 1
     assert out.read_bytes() == unbroken.read_bytes()

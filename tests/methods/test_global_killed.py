@@ -1,26 +1,11 @@
 """Runs in steps that are really killed, and continued by fresh processes, give the same plan, records and weights."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import run, run_here
 
 SCRIPT = Path(__file__).with_name("global_killed_run.py")
-
-
-def run(*words: object, killed: bool = False) -> None:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, words)],
-        env=environment,
-        stderr=subprocess.PIPE,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == (-signal.SIGKILL if killed else 0), process.stderr.decode()
 
 
 # "global" scores each step on 2 batches and trains on 7 after it, so that the sixth is in the first recovery. "blocks"
@@ -31,11 +16,11 @@ def run(*words: object, killed: bool = False) -> None:
 )
 def test_killed_and_continued_equals_unbroken(tmp_path: Path, method: str, deaths: list[str]) -> None:
     unbroken, continued = tmp_path / "unbroken.safetensors", tmp_path / "continued.safetensors"
-    run(tmp_path / "one", unbroken, method)
+    run_here(SCRIPT, tmp_path / "one", unbroken, method)
     for death in deaths:
-        run(tmp_path / "other", continued, method, death, killed=True)
+        run(SCRIPT, tmp_path / "other", continued, method, death, killed=True)
         assert not continued.exists()
     begun = [path.name for path in (tmp_path / "other" / "data").glob(".*.part")]
     assert [name.split(".")[1] for name in begun] == [{"global": "scores-2", "blocks": "plan-2"}[method]]
-    run(tmp_path / "other", continued, method)
+    run(SCRIPT, tmp_path / "other", continued, method)
     assert continued.read_bytes() == unbroken.read_bytes()

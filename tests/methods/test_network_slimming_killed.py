@@ -5,12 +5,10 @@ never).
 """
 
 import json
-import os
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
+from own_process import run
 from test_network_slimming_runs import QUICK, blobs_task, chain
 
 from secateur.methods.network_slimming import NetworkSlimming
@@ -39,14 +37,10 @@ def killed_run(folder: str, out: str, kill_after: str) -> None:
 
 
 def test_killed_and_continued_equals_unbroken(tmp_path: Path) -> None:
-    def killed(steps: int) -> bool:
-        words = [sys.executable, __file__, str(tmp_path / "broken"), str(tmp_path / "broken.json"), str(steps)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        return subprocess.run(words, env=environment, timeout=120, check=False).returncode == -signal.SIGKILL
-
+    broken = (Path(__file__), tmp_path / "broken", tmp_path / "broken.json")
     # A pass has 6 steps with the penalty and 6 of fine-tuning; a process counts its own steps.
-    assert killed(4)  # in the first sparse phase
-    assert killed(11)  # in the second one, after a cut
+    run(*broken, 4, killed=True)  # in the first sparse phase
+    run(*broken, 11, killed=True)  # in the second one, after a cut
     assert not (tmp_path / "broken.json").exists()
     for folder in ("unbroken", "broken"):
         killed_run(str(tmp_path / folder), str(tmp_path / f"{folder}.json"), "0")

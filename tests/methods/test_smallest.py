@@ -5,7 +5,6 @@ import json
 import math
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from own_process import run, run_here
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -377,28 +377,22 @@ def test_a_search_reads_back_as_it_was_and_nothing_else_does(
         read_search(tmp_path / "absent.json")
 
 
-def run(*words: object, killed: bool = False) -> int:
-    """Search in a process of its own, and return how many steps it trained."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, __file__, *map(str, words)], env=environment, capture_output=True, timeout=240
-    )
-    assert done.returncode == (-signal.SIGKILL if killed else 0), done.stderr.decode()
-    return 0 if killed else int(done.stdout)
-
-
-def test_a_search_killed_in_a_recovery_goes_on_to_the_same_bytes(dense: nn.Module, tmp_path: Path) -> None:
+def test_a_search_killed_in_a_recovery_goes_on_to_the_same_bytes(
+    dense: nn.Module, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     weights = tmp_path / "dense.safetensors"
     save_file(dense.state_dict(), weights)
-    steps = run(weights, tmp_path / "one", tmp_path / "one.json")
-    run(weights, tmp_path / "other", tmp_path / "other.json", 22, killed=True)
+    script = Path(__file__)
+    run_here(script, weights, tmp_path / "one", tmp_path / "one.json")
+    steps = int(capsys.readouterr().out)
+    run(script, weights, tmp_path / "other", tmp_path / "other.json", 22, killed=True)
     # 16 steps per epoch: the second candidate is in its sixth, with a checkpoint after the fourth.
     folders = [path.name for path in (tmp_path / "other" / "candidates").iterdir()]
     assert len(folders) == 1
     assert (tmp_path / "other" / "candidates" / folders[0] / "phases" / "finetune.safetensors").exists()
     assert {path.stem for path in (tmp_path / "other" / "data").iterdir()} == {"smallest-dense", "smallest-1-of-2"}
     assert not (tmp_path / "other.json").exists()
-    assert run(weights, tmp_path / "other", tmp_path / "other.json") == steps - 16 - 4
+    assert int(run(script, weights, tmp_path / "other", tmp_path / "other.json")) == steps - 16 - 4
     assert (tmp_path / "other.json").read_bytes() == (tmp_path / "one.json").read_bytes()
     assert not (tmp_path / "other" / "candidates").exists()
 

@@ -1,23 +1,10 @@
 """A run of ThiNet that is really killed, and continued by fresh processes, gives the same plan, records and weights."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
+from own_process import run, run_here
+
 SCRIPT = Path(__file__).with_name("thinet_killed_run.py")
-
-
-def run(*words: object, killed: bool = False) -> None:
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == (-signal.SIGKILL if killed else 0), process.stderr.decode()
 
 
 # Each layer is looked at on 2 batches, batch norm is measured anew on 1 and training takes 7, so that the sixth is in
@@ -25,13 +12,13 @@ def run(*words: object, killed: bool = False) -> None:
 # then come what the second layer is decided by, its weights, the decision, and the batch norm of the cut model.
 def test_killed_and_continued_equals_unbroken(tmp_path: Path) -> None:
     unbroken, continued = tmp_path / "unbroken.safetensors", tmp_path / "continued.safetensors"
-    run(tmp_path / "one", unbroken, "thinet")
+    run_here(SCRIPT, tmp_path / "one", unbroken, "thinet")
     data = tmp_path / "other" / "data"
-    run(tmp_path / "other", continued, "thinet", "batch:6", killed=True)
+    run(SCRIPT, tmp_path / "other", continued, "thinet", "batch:6", killed=True)
     assert (data / "chosen-1.safetensors").is_file()
     for death, unfinished in (("write:5", "chosen-2"), ("write:3", "plan-2"), ("write:4", "restored-2")):
-        run(tmp_path / "other", continued, "thinet", death, killed=True)
+        run(SCRIPT, tmp_path / "other", continued, "thinet", death, killed=True)
         assert any(path.name.startswith(f".{unfinished}.") for path in data.glob(".*.part")), list(data.glob(".*"))
         assert not continued.exists()
-    run(tmp_path / "other", continued, "thinet")
+    run(SCRIPT, tmp_path / "other", continued, "thinet")
     assert continued.read_bytes() == unbroken.read_bytes()

@@ -1,25 +1,11 @@
 """Runs that prune weights, really killed and continued by fresh processes, give the same masks and weights."""
 
-import os
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import run, run_here
 
 SCRIPT = Path(__file__).with_name("weights_killed_run.py")
-
-
-def run(*words: object, killed: bool = False) -> None:
-    process = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, words)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stderr=subprocess.PIPE,
-        timeout=120,
-        check=False,
-    )
-    assert process.returncode == (-signal.SIGKILL if killed else 0), process.stderr.decode()
 
 
 # An epoch is 7 batches. "weights" measures batch norm on 1 after each pruning and trains on 7, for linear layers and
@@ -37,12 +23,12 @@ def test_killed_and_continued_equals_unbroken(
     tmp_path: Path, method: str, deaths: list[tuple[str, str | None]]
 ) -> None:
     unbroken, continued = tmp_path / "unbroken.safetensors", tmp_path / "continued.safetensors"
-    run(tmp_path / "one", unbroken, method)
+    run_here(SCRIPT, tmp_path / "one", unbroken, method)
     for death, unfinished in deaths:
-        run(tmp_path / "other", continued, method, death, killed=True)
+        run(SCRIPT, tmp_path / "other", continued, method, death, killed=True)
         assert not continued.exists()
         if unfinished is not None:
             parts = [path.name for path in (tmp_path / "other").glob("*/.*.part")]
             assert any(name.startswith(f".{unfinished}.") for name in parts), parts
-    run(tmp_path / "other", continued, method)
+    run(SCRIPT, tmp_path / "other", continued, method)
     assert continued.read_bytes() == unbroken.read_bytes()

@@ -1,8 +1,4 @@
-import os
-import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import masked_run
@@ -10,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from masked_run import Watch, images, network, perceptron
+from own_process import run, start
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -150,22 +147,12 @@ def test_a_run_goes_on_with_the_masks_that_began_it_and_no_others(tmp_path: Path
 SCRIPT = Path(__file__).with_name("masked_run.py")
 
 
-def start(*words: object, **environment: object) -> subprocess.Popen[bytes]:
-    variables = {**os.environ, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in environment.items()}}
-    return subprocess.Popen([sys.executable, str(SCRIPT), *map(str, words)], env=variables, stderr=subprocess.PIPE)
-
-
-def ended(process: subprocess.Popen[bytes], code: int = 0) -> None:
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == code, errors.decode()
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_killed_and_continued_equals_unbroken(tmp_path: Path, optimizer: str) -> None:
     out = tmp_path / "continued.safetensors"
-    ended(start(tmp_path / "run", out, optimizer, 5), -signal.SIGKILL)  # after the checkpoint of step 3
+    run(SCRIPT, tmp_path / "run", out, optimizer, 5, killed=True)  # after the checkpoint of step 3
     assert not out.exists()
-    ended(start(tmp_path / "run", out, optimizer, 0))
+    run(SCRIPT, tmp_path / "run", out, optimizer, 0)
     unbroken = masked_run.train(str(tmp_path / "unbroken"), optimizer, 0, model=network())
     continued = load_file(out)
     assert continued.keys() == unbroken.keys()
@@ -178,9 +165,11 @@ def test_two_processes_keep_the_same_masks_as_one(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     out = tmp_path / "together.safetensors"
-    processes = [start(tmp_path / "two", out, "sgd", 0, RANK=rank, LOCAL_RANK=rank, **shared) for rank in (0, 1)]
+    processes = [
+        start(SCRIPT, tmp_path / "two", out, "sgd", 0, RANK=rank, LOCAL_RANK=rank, **shared) for rank in (0, 1)
+    ]
     for process in processes:
-        ended(process)
+        process.end()
     alone = masked_run.train(str(tmp_path / "one"), "sgd", 0, model=perceptron())
     together = load_file(out)
     for name, tensor in alone.items():

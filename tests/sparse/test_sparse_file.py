@@ -1,9 +1,6 @@
 """The sparse file: what is decoded is what was encoded, and its parts take what they should."""
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from own_process import run
 from torch import Tensor, nn
 
 from secateur import sparse
@@ -360,14 +358,11 @@ def test_any_reader_of_safetensors_lists_the_file(tmp_path: Path) -> None:
 def test_a_fresh_process_decodes_the_same(tmp_path: Path) -> None:
     path = tmp_path / "x.sparse.safetensors"
     sparse.encode(state(), path, values="codebook")
-    code = (
+    script = tmp_path / "decodes.py"
+    script.write_text(
         "import hashlib, sys; from secateur import sparse; found = sparse.decode(sys.argv[1]); "
         "print(*(f'{name}:{hashlib.sha256(found[name].numpy().tobytes()).hexdigest()}' for name in sorted(found)))"
     )
-    words = [sys.executable, "-c", code, str(path)]
-    there = subprocess.run(
-        words, check=True, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
     found = sparse.decode(path)
     here = [f"{name}:{hashlib.sha256(found[name].numpy().tobytes()).hexdigest()}" for name in sorted(found)]
-    assert there.stdout.split() == here
+    assert run(script, path).split() == here

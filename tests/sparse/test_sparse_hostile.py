@@ -5,7 +5,6 @@ import json
 import os
 import pickle
 import random
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from own_process import run
 from torch import nn
 
 from secateur import sparse
@@ -375,9 +375,7 @@ def test_things_that_are_no_files(tmp_path: Path) -> None:
 def test_mutated_files(tmp_path: Path) -> None:
     """The benchmark that mutates 120,000 files, on some of them."""
     record = tmp_path / "fuzz.json"
-    words = [sys.executable, str(ROOT / "benchmarks" / "sparse_fuzz.py"), "--files", "800", "--out", str(record)]
-    result = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert result.returncode == 0, result.stdout + result.stderr
+    run(ROOT / "benchmarks" / "sparse_fuzz.py", "--files", 800, "--out", record)
     outcomes = json.loads(record.read_text())["outcomes"]
     assert sum(outcomes.values()) == 800
     assert sum(number for name, number in outcomes.items() if name.startswith("bytes")) == 400

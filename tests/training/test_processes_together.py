@@ -1,23 +1,14 @@
 import ast
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from own_process import start
 from safetensors import safe_open
 from safetensors.torch import load_file
 from torch.testing import assert_close
 
 SCRIPT = Path(__file__).with_name("parallel_run.py")
-
-
-def start(folder: Path, out: Path, **environment: object) -> subprocess.Popen[bytes]:
-    everything = {**os.environ, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in environment.items()}}
-    return subprocess.Popen(
-        [sys.executable, str(SCRIPT), str(folder), str(out)], env=everything, stderr=subprocess.PIPE
-    )
 
 
 def header(path: Path) -> dict[str, object]:
@@ -35,11 +26,10 @@ def free_port() -> int:
 def test_two_processes_train_as_one_with_the_same_global_batch(tmp_path: Path, free_port: int) -> None:
     alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
     shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": free_port}
-    processes = [start(tmp_path / "two", together, RANK=rank, LOCAL_RANK=rank, **shared) for rank in (0, 1)]
-    processes.append(start(tmp_path / "one", alone))
+    processes = [start(SCRIPT, tmp_path / "two", together, RANK=rank, LOCAL_RANK=rank, **shared) for rank in (0, 1)]
+    processes.append(start(SCRIPT, tmp_path / "one", alone))
     for process in processes:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()
+        process.end()
     assert_close(load_file(together), load_file(alone), rtol=1e-4, atol=1e-6)
     one, two = header(alone), header(together)
     assert (one["samples"], two["samples"]) == ([37] * 3, [37] * 3)

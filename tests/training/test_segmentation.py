@@ -2,15 +2,12 @@
 
 import ast
 import math
-import os
-import signal
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from own_process import run, run_here, start
 from safetensors import safe_open
 from segmentation_data import boxes, small_fcn
 from torch import Tensor, nn
@@ -52,24 +49,13 @@ def test_training_reduces_the_loss_and_finds_the_boxes() -> None:
     assert work.evaluate(model, "test").samples == 5
 
 
-def run(*words: object, killed: bool = False, **environment: object) -> subprocess.Popen[bytes]:
-    everything = {**os.environ, "OMP_NUM_THREADS": "1", **{key: str(value) for key, value in environment.items()}}
-    return subprocess.Popen([sys.executable, str(SCRIPT), *map(str, words)], env=everything, stderr=subprocess.PIPE)
-
-
-def finish(process: subprocess.Popen[bytes], code: int = 0) -> None:
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == code, errors.decode()
-
-
 def test_killed_and_continued_equals_unbroken(tmp_path: Path) -> None:
     unbroken, continued = tmp_path / "unbroken.safetensors", tmp_path / "continued.safetensors"
-    whole = run(tmp_path / "one", unbroken)
+    run_here(SCRIPT, tmp_path / "one", unbroken)
     # 5 steps make an epoch, and there is a checkpoint every 2: this is in the second one, one step after a checkpoint.
-    finish(run(tmp_path / "other", continued, 8), -signal.SIGKILL)
-    finish(whole)
+    run(SCRIPT, tmp_path / "other", continued, 8, killed=True)
     assert not continued.exists()
-    finish(run(tmp_path / "other", continued))
+    run(SCRIPT, tmp_path / "other", continued)
     assert continued.read_bytes() == unbroken.read_bytes()
 
 
@@ -79,9 +65,9 @@ def test_two_processes_evaluate_as_one(tmp_path: Path) -> None:
         port = probe.getsockname()[1]
     out = tmp_path / "together.safetensors"
     shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [run(tmp_path / "two", out, RANK=rank, LOCAL_RANK=rank, **shared) for rank in (0, 1)]
+    processes = [start(SCRIPT, tmp_path / "two", out, RANK=rank, LOCAL_RANK=rank, **shared) for rank in (0, 1)]
     for process in processes:
-        finish(process)
+        process.end()
     with safe_open(out, "pt") as file:
         together = ast.literal_eval(file.metadata()["measured"])
     alone = task().evaluate(small_fcn(keys=("out", "aux")))

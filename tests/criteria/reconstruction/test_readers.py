@@ -1,16 +1,14 @@
 """Who reads a group, and what one pass over images tells of it; the model stays as it was."""
 
 import copy
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from own_process import run_here, start
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -294,21 +292,12 @@ def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
-    base = {**os.environ, "OMP_NUM_THREADS": "1"}
-    started = [subprocess.Popen([sys.executable, str(SCRIPT), str(alone)], env=base, stderr=subprocess.PIPE)]
-    started += [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(together)],
-            env={**base, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-        )
-        for rank in (0, 1)
-    ]
-    for process in started:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()
+    pair = [start(SCRIPT, together, RANK=rank, LOCAL_RANK=rank, **shared) for rank in (0, 1)]
+    run_here(SCRIPT, alone)
+    for process in pair:
+        process.end()
     one, two = safetensors.torch.load_file(alone), safetensors.torch.load_file(together)
     assert one.keys() == two.keys()
     assert len(one) > 6
