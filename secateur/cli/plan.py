@@ -5,8 +5,9 @@ from typing import Annotated
 
 import typer
 
-from secateur.cli import choices, show
-from secateur.cli.options import BudgetOptions, CommonOptions, InputOptions, MethodOptions, ModelOptions, option, spread
+from secateur.cli import choices, method_choices, show
+from secateur.cli.method_options import MethodOptions
+from secateur.cli.options import BudgetOptions, CommonOptions, InputOptions, ModelOptions, option, spread
 
 
 @spread
@@ -38,10 +39,10 @@ def plan(
     if out is not None:
         recipe.check_target(out, force=force)
     if drop_block:
-        choices.refuse_beside_blocks(budget, method)
+        method_choices.refuse_beside_blocks(budget, method)
         made = recipe.plan_without(choices.subject(model, inputs, common), drop_block)
     else:
-        limits, chosen = choices.budget(budget, method), choices.method(method, seed=common.seed)
+        limits, chosen = choices.budget(budget, method), method_choices.method(method, seed=common.seed)
         made = recipe.make_plan(choices.subject(model, inputs, common), limits, chosen)
     if out is not None:
         recipe.write_plan(made.plan, out)

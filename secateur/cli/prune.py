@@ -1,12 +1,12 @@
 """``secateur prune``."""
 
-from secateur.cli import choices, show
+from secateur.cli import choices, method_choices, show
+from secateur.cli.method_options import MethodOptions
 from secateur.cli.options import (
     BudgetOptions,
     CommonOptions,
     ControlOptions,
     DataOptions,
-    MethodOptions,
     ModelOptions,
     RestoreOptions,
     RunOptions,
@@ -44,7 +44,7 @@ def prune(
         data=choices.data_choice(data),
         budget=choices.budget(budget, method, search),
         max_drop=choices.max_drop(search),
-        method=choices.method(method, seed=common.seed, training=training, restoring=restoring),
+        method=method_choices.method(method, seed=common.seed, training=training, restoring=restoring),
         train_epochs=training.train_epochs,
         train=recipe.dense_training(training.train_lr, training.batch_size),
         control=control.control,

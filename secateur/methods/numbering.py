@@ -1,7 +1,10 @@
-"""From plans in the original's numbering to the plan of one step, in the numbering of what is left."""
+"""Between the original's numbering of units, in which all cuts are decided, and that of what some of them left."""
 
 from collections.abc import Iterable
 
+import torch
+
+from secateur.criteria.scoring import Scores
 from secateur.graph import ChannelGraph, Plan
 
 
@@ -32,6 +35,16 @@ def same_plan(graph: ChannelGraph, plan: Plan) -> Plan:
     return graph.plan(
         plan.kept, selected=plan.selected, blocks=plan.dropped_blocks, allow_approximate=bool(plan.approximate)
     )
+
+
+def in_original_numbers(graph: ChannelGraph, earlier: Plan, scores: Scores) -> Scores:
+    """Return the scores of what ``earlier`` leaves in the original's numbering; what is gone scores -inf."""
+    whole = dict(scores)
+    for name, kept in earlier.kept.items():
+        values = torch.full((graph.group(name).size,), -torch.inf, dtype=torch.float64)
+        values[list(kept)] = scores[name]
+        whole[name] = values
+    return whole
 
 
 def _places(units: Iterable[int], before: Iterable[int]) -> list[int]:

@@ -6,16 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import torch
 from pydantic import JsonValue, TypeAdapter
 from torch import nn
 
 from secateur.compensation import RESTORE_NOTHING, RestoreSettings
 from secateur.cost import Budget, MinimumWarning
-from secateur.criteria.scoring import Scores
 from secateur.errors import BudgetError, VerificationError
 from secateur.graph import ChannelGraph, Plan, Proof, apply, trace, verify
 from secateur.graph.inputs import ExampleInputs, map_tensors
+from secateur.methods.budget_words import nothing_to_cut
 from secateur.methods.contract import Compressed, MethodRecord, Progress
 from secateur.methods.decisions import Decisions
 from secateur.methods.levels import notes_on
@@ -279,31 +278,3 @@ class MethodRun:
         device = next(model.parameters()).device
         inputs: ExampleInputs = map_tensors(lambda tensor: tensor.to(device), self.task.example_inputs)
         return inputs
-
-
-def in_original_numbers(graph: ChannelGraph, earlier: Plan, scores: Scores) -> Scores:
-    """Return the scores of what ``earlier`` leaves in the original's numbering; what is gone scores -inf."""
-    whole = dict(scores)
-    for name, kept in earlier.kept.items():
-        values = torch.full((graph.group(name).size,), -torch.inf, dtype=torch.float64)
-        values[list(kept)] = scores[name]
-        whole[name] = values
-    return whole
-
-
-def nothing_to_cut(budget: Budget | None) -> str:
-    """Say why a plan is empty."""
-    if budget is None:
-        return "the method's settings leave every unit where it is: there is nothing to cut; give larger ratios"
-    return f"the model already holds {budget.describe()}: there is nothing to cut"
-
-
-def require_budget(method: str, budget: Budget | None) -> Budget:
-    """Return the budget that a method cannot do without.
-
-    Raises:
-        BudgetError: there is none.
-    """
-    if budget is None:
-        raise BudgetError(f"the method {method} needs a budget, such as macs: 0.5 (--macs 0.5), and there is none")
-    return budget

@@ -16,7 +16,7 @@ from secateur.data import DataSource
 from secateur.errors import BudgetError, DataError, SecateurError, TrainingError
 from secateur.graph import ChannelGraph
 from secateur.methods import Compressed
-from secateur.methods.running import nothing_to_cut
+from secateur.methods.budget_words import nothing_to_cut
 from secateur.methods.scratch import from_scratch
 from secateur.randomness import derive_seed
 from secateur.recipe.checks import check_outputs, check_training, require_prunable

@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
-from secateur.cli import choices
-from secateur.cli.options import BudgetOptions, MethodOptions, TrainingOptions
+from secateur.cli import choices, method_choices
+from secateur.cli.method_options import MethodOptions
+from secateur.cli.options import BudgetOptions, TrainingOptions
 from secateur.errors import UsageError
 from secateur.methods import METHODS
 from secateur.methods.gate_decorator.phases import FINETUNE
@@ -13,7 +14,7 @@ from secateur.methods.gate_decorator.phases import FINETUNE
 
 def chosen(name: str, *settings: str, training: TrainingOptions | None = None, **options: Any) -> Any:
     given = MethodOptions(method=name, setting=list(settings), **options)  # type: ignore[arg-type]
-    return choices.method(given, seed=3, training=training or TrainingOptions())
+    return method_choices.method(given, seed=3, training=training or TrainingOptions())
 
 
 @pytest.mark.parametrize("name", METHODS)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from secateur.cli import choices
-from secateur.cli.options import BudgetOptions, MethodOptions, ModelOptions
+from secateur.cli import choices, method_choices
+from secateur.cli.method_options import MethodOptions
+from secateur.cli.options import BudgetOptions, ModelOptions
 from secateur.errors import BudgetError, UsageError
 from secateur.models import NETWORKS, build_model
 from secateur.recipe import compress, read_recipe
@@ -95,12 +96,12 @@ def test_shares_to_keep_stand_in_for_a_budget_and_not_beside_one() -> None:
 
 def test_options_of_the_command_reach_thinet() -> None:
     options = MethodOptions(method="thinet", layer_epochs=2, lock=["layer1.*"], setting=["variant=thinet_tpami"])
-    method = choices.method(options, seed=3)
+    method = method_choices.method(options, seed=3)
     assert (method.layer_epochs, method.skip, method.variant, method.seed) == (2, ("layer1.*",), "thinet_tpami", 3)  # type: ignore[union-attr]
-    none = choices.method(MethodOptions(method="thinet", layer_epochs=0), seed=3)
+    none = method_choices.method(MethodOptions(method="thinet", layer_epochs=0), seed=3)
     assert none.layer_epochs == 0  # type: ignore[union-attr]
     with pytest.raises(UsageError, match="--layer-epochs 2 is for training between cuts"):
-        choices.method(MethodOptions(method="l1", layer_epochs=2), seed=3)
+        method_choices.method(MethodOptions(method="l1", layer_epochs=2), seed=3)
 
 
 def test_the_order_of_shares_to_keep_decides() -> None:

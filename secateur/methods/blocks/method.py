@@ -14,10 +14,11 @@ from secateur.criteria import CRITERIA, BlockScores, Combine, score_blocks
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
 from secateur.methods.blocks.effect import measured_effects
+from secateur.methods.budget_words import require_budget
 from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.levels import Level, cost_after, require_blocks
 from secateur.methods.recovery import check_recovery, phase_after, recovered
-from secateur.methods.running import MethodRun, require_budget, silent
+from secateur.methods.running import MethodRun, silent
 from secateur.methods.scoring_data import STAND_IN, ScoringData, stand_in
 from secateur.methods.step_records import DENSE, recorded, settled_blocks
 from secateur.names import unknown_name

@@ -14,11 +14,13 @@ from secateur.criteria import BlockScores, Combine, Scores, criterion_named, sco
 from secateur.criteria.accumulator import Missing
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
+from secateur.methods.budget_words import require_budget
 from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.global_pruning.cost_aware import score_per_mac
 from secateur.methods.levels import Level, require_blocks
+from secateur.methods.numbering import in_original_numbers
 from secateur.methods.recovery import check_recovery, phase_after, recovered
-from secateur.methods.running import MethodRun, in_original_numbers, require_budget, silent
+from secateur.methods.running import MethodRun, silent
 from secateur.methods.scoring_data import NO_DATA, ScoringData, stand_in
 from secateur.methods.step_records import DENSE, recorded, settled, settled_blocks
 from secateur.methods.stepping import Residual, check_cuts, even_budgets, planned, shrinking_budgets

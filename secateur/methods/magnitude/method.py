@@ -13,9 +13,11 @@ from secateur.criteria.blocks import BlockScores
 from secateur.criteria.scoring import Combine, Scores
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
+from secateur.methods.budget_words import require_budget
 from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.levels import Level, blocks_to_drop
-from secateur.methods.running import MethodRun, in_original_numbers, require_budget, silent
+from secateur.methods.numbering import in_original_numbers
+from secateur.methods.running import MethodRun, silent
 from secateur.methods.stepping import Residual, check_cuts, even_budgets, planned
 from secateur.methods.streams import SPARED, cuts_streams
 from secateur.training import Store, Task, TrainSettings

@@ -1,12 +1,15 @@
 """What of the settings cannot work, in one sentence each."""
 
+from collections.abc import Sequence
 from typing import get_args
 
 from secateur.cost import Budget
 from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError, UsageError
+from secateur.graph import ChannelGraph
 from secateur.methods.network_slimming.compensation import Compensation
 from secateur.methods.network_slimming.gating import GateChoice
+from secateur.methods.network_slimming.scales import Layer
 from secateur.methods.stepping import Residual
 from secateur.names import unknown_name
 
@@ -77,4 +80,17 @@ def check_amount(ratio: float | None, max_layer_ratio: float | None, budget: Bud
         raise BudgetError(
             f"max_layer_ratio ({max_layer_ratio:g}) limits what a ratio takes from a layer, but here a budget "
             f"({budget.describe()}) decides; give min_share, or a ratio in place of the budget"
+        )
+
+
+def require_layers(layers: Sequence[Layer], graph: ChannelGraph) -> None:
+    """Refuse a model without anything to cut.
+
+    Raises:
+        BudgetError: there are no layers; says why.
+    """
+    if not layers:
+        raise BudgetError(
+            f"no layer of {graph.model_class} may be cut that has a batch norm or a gate; give fewer patterns in "
+            "lock, residual: group for residual streams, or gates: auto for layers without a norm"
         )

@@ -16,7 +16,7 @@ from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, Plan, apply
 from secateur.methods.contract import Compressed, Progress, Reduces
-from secateur.methods.network_slimming.checks import check_amount, check_settings
+from secateur.methods.network_slimming.checks import check_amount, check_settings, require_layers
 from secateur.methods.network_slimming.compensation import Compensation, check_compensation, compensate, require_exact
 from secateur.methods.network_slimming.decision import (
     Kept,
@@ -42,7 +42,8 @@ from secateur.methods.network_slimming.scales import (
 )
 from secateur.methods.network_slimming.sparsity import ScaleSparsity
 from secateur.methods.network_slimming.starting import check_can_start_anew, start_anew
-from secateur.methods.running import MethodRun, in_original_numbers, silent
+from secateur.methods.numbering import in_original_numbers
+from secateur.methods.running import MethodRun, silent
 from secateur.methods.stepping import Residual, even_budgets, planned
 from secateur.methods.streams import SPARED, cuts_streams
 from secateur.training import Store, Task, TrainSettings
@@ -274,11 +275,7 @@ class NetworkSlimming:
             lock=self.lock,
             allow_approximate=self.allow_approximate,
         )
-        if not layers:
-            raise BudgetError(
-                f"no layer of {graph.model_class} may be cut that has a batch norm or a gate; give fewer patterns in "
-                "lock, residual: group for residual streams, or gates: auto for layers without a norm"
-            )
+        require_layers(layers, graph)
         return layers
 
     def _subject(self, graph: ChannelGraph, model: nn.Module, *, fresh: bool = False) -> Subject:

@@ -14,10 +14,11 @@ from secateur.cost import Budget, MinimumWarning, Scope, allocate
 from secateur.criteria import score
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Group, Plan
+from secateur.methods.budget_words import nothing_to_cut
 from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.l1.layers import cuttable_layers
 from secateur.methods.recovery import phase_after, recovered
-from secateur.methods.running import MethodRun, nothing_to_cut, silent
+from secateur.methods.running import MethodRun, silent
 from secateur.methods.scoring_data import STAND_IN
 from secateur.methods.step_records import DENSE, recorded
 from secateur.methods.stepping import Residual
