@@ -10,6 +10,7 @@ import typer
 
 from secateur.cli import choices, show
 from secateur.cli.options import CommonOptions, DataOptions, ModelOptions, option, spread
+from secateur.wording import counted
 
 if TYPE_CHECKING:
     from secateur.measure import ScanProgress
@@ -107,7 +108,10 @@ class ScanLines:
         """Say how much there is to do."""
         self._groups, self._points, self._group, self._new, self._over = groups, points, 0, 0, 0
         self._began = self._clock()
-        self._print(f"scanning {groups} group(s) of channels: {points} evaluations, and one of the dense model")
+        self._print(
+            f"scanning {counted(groups, 'group')} of channels: {counted(points, 'evaluation')}, and one of the dense "
+            "model"
+        )
 
     def point(self, *, new: bool) -> None:
         """Count the points that were measured now, for the time that is left."""

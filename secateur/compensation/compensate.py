@@ -30,6 +30,7 @@ from secateur.graph.slots import stored_tensors
 from secateur.graph.surgery import check_fits
 from secateur.names import unknown_name
 from secateur.training import Batch
+from secateur.wording import counted
 
 NOWHERE = "it has neither a bias nor a batch norm right behind it that could hold a constant"
 
@@ -85,8 +86,9 @@ class Compensation:
             return "compensation: no layer was fitted anew" + (f"; left: {_listed(self.left)}" if self.left else "")
         before, after = (max(pair[place] for pair in self.errors.values()) for place in (0, 1))
         parts = [
-            f"compensation ({self.how}): {len(self.layers)} layer(s) fitted anew on {self.images:,} images; the "
-            f"largest relative error of a layer was {before:.3g} before and {after:.3g} after"
+            f"compensation ({self.how}): {counted(len(self.layers), 'layer')} fitted anew on "
+            f"{counted(self.images, 'image')}; the largest relative error of a layer was "
+            f"{before:.3g} before and {after:.3g} after"
         ]
         bare = [path for path, refit in self.layers.items() if refit.how != self.how]
         if bare:
@@ -160,7 +162,7 @@ def compensate(
     total = sum(map(len, known.waves))
     for wave in known.waves:
         names = ", ".join(reader.path for reader in wave)
-        tell(f"fitting {names} ({len(found) + len(wave)} of {total} layers that lost inputs)")
+        tell(f"fitting {names} ({len(found) + len(wave)} of {counted(total, 'layer')} that lost inputs)")
         statistics = _statistics(model, small, plan, wave, known, looked_at, seed)
         for reader in wave:
             refit = _fitted(small, reader, statistics[reader.path], how, known)

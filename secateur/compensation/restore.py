@@ -14,6 +14,7 @@ from secateur.graph import ChannelGraph, Plan
 from secateur.record import RestoreStep
 from secateur.record.restoration import BATCH_NORM, CUT
 from secateur.training import Task
+from secateur.wording import counted
 
 IN_WORDS: Mapping[How, str] = {"mean": "mean", "scale": "least squares", "both": "least squares and mean"}
 """What each way to compensate is called in records."""
@@ -93,7 +94,7 @@ def restore(
         begun = time.perf_counter()
         seen = Counted(lambda: first_images(task, settings.batch_norm_images))
         norms = reestimate_batch_norm(small, seen())
-        tell(f"running statistics of {norms} batch norm(s) measured anew")
+        tell(f"running statistics of {counted(norms, 'batch norm')} measured anew")
         images = seen.images(next(small.parameters()).device) if norms else 0
         steps.append(step(BATCH_NORM, images, time.perf_counter() - begun))
     return Restored(tuple(steps), compensation, norms)

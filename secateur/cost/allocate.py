@@ -18,6 +18,7 @@ from secateur.errors import BudgetError, PlanError, UsageError
 from secateur.graph import ChannelGraph, Group, Plan
 from secateur.graph.units import UnitArray
 from secateur.names import unknown_name
+from secateur.wording import counted
 
 
 class MinimumWarning(UserWarning):
@@ -238,7 +239,7 @@ def _refuse(
         locked = sum(not choices.may_cut(group) for group in graph.groups)
         open_groups = (
             f"{len(groups)} of {len(graph.groups)} groups may be cut ({locked} are locked) and keep at least "
-            f"{min(floors.values())} unit(s)"
+            f"{counted(min(floors.values()), 'unit')}"
             if groups
             else f"none of {len(graph.groups)} groups may be cut"
             + (", because --lock or --residual leaves alone all that could be" if locked < len(graph.groups) else "")
@@ -253,7 +254,8 @@ def _hint(graph: ChannelGraph, choices: _Choices) -> str:
     count = sum(not choices.may_cut(group) and group.locked is None for group in graph.groups)
     if not count:
         return ""
-    return f", or allow_approximate (--allow-approximate), which opens {count} group(s) that are normalised together"
+    opened = counted(count, "group that is", "groups that are")
+    return f", or allow_approximate (--allow-approximate), which opens {opened} normalised together"
 
 
 def _heaviest(graph: ChannelGraph, kept: UnitArray) -> str:
@@ -273,8 +275,8 @@ def _warn_about_minima(graph: ChannelGraph, kept: UnitArray, floors: Mapping[str
     if fallen:
         shown = ", ".join(fallen[:5]) + (f" and {len(fallen) - 5} more" if len(fallen) > 5 else "")
         warnings.warn(
-            f"{len(fallen)} group(s) were cut to their minimum: {shown}; raise min_units or min_share if accuracy "
-            "suffers",
+            f"{counted(len(fallen), 'group was cut to its', 'groups were cut to their')} minimum: {shown}; raise "
+            "min_units or min_share if accuracy suffers",
             MinimumWarning,
             stacklevel=4,
         )

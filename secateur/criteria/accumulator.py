@@ -17,6 +17,7 @@ from secateur.graph import ChannelGraph, Group
 from secateur.names import unknown_name
 from secateur.randomness import generator_for
 from secateur.training import Batch, Processes
+from secateur.wording import counted
 
 Missing = Literal["refuse", "leave"]
 """What happens to groups that a criterion cannot see: they are refused, or left without scores."""
@@ -151,8 +152,8 @@ class Accumulator:
         if _kind(self._criterion) == "scales":
             ways.append("put gates there (secateur.gates.decorate, or --method gate_decorator)")
         raise UsageError(
-            f"criterion {self._criterion.name!r} cannot score {'' if seen else 'any of '}{len(names)} group(s), "
-            f"because {reason}: {', '.join(names[:NAMED])}{more}; {', or '.join(ways)}"
+            f"criterion {self._criterion.name!r} cannot score {'' if seen else 'any of '}"
+            f"{counted(len(names), 'group')}, because {reason}: {', '.join(names[:NAMED])}{more}; {', or '.join(ways)}"
         )
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 from secateur.data.source import Split
 from secateur.data.splits import stratified_split
 from secateur.errors import DataError
+from secateur.wording import counted
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def class_names_for(labels: Mapping[Split, Tensor], given: Sequence[str] | None,
     """
     names = tuple(given) if given is not None else tuple(map(str, range(int(labels["train"].max()) + 1)))
     if len(names) < 2:
-        raise DataError(f"{name} has {len(names)} class(es); classification needs at least 2")
+        raise DataError(f"{name} has {counted(len(names), 'class', 'classes')}; classification needs at least 2")
     for split, values in labels.items():
         if int(values.max()) >= len(names):
             row = int((values >= len(names)).nonzero()[0])

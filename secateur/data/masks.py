@@ -13,6 +13,7 @@ from secateur.data.samples import UnreadableSample, as_pixels, seeded
 from secateur.errors import DataError, SecateurError
 from secateur.randomness import derive_seed
 from secateur.user_code import describe_failure
+from secateur.wording import counted
 
 NAMED = 5  # unknown values in a sentence
 
@@ -77,7 +78,7 @@ class MaskReader(Dataset[MaskedSample | UnreadableSample]):
             raise DataError(f"is {width}×{height} pixels, but its mask is {wide}×{high}; give both the same size")
         if self._channels is not None and (len(pixels) != self._channels or pixels.dtype != self._kind):
             raise DataError(
-                f"is {pixels.dtype} with {len(pixels)} channel(s), but the first one is {self._kind} with "
+                f"is {pixels.dtype} with {counted(len(pixels), 'channel')}, but the first one is {self._kind} with "
                 f"{self._channels}; convert all images alike"
             )
         if pixels.is_floating_point() and not bool(torch.isfinite(pixels).all()):

@@ -19,6 +19,7 @@ from secateur.data.source import Split
 from secateur.data.streaming import require_map_style, usable_cpus
 from secateur.data.workers import check_workers, read_batches, stacked
 from secateur.errors import DataError
+from secateur.wording import counted
 
 Frames = tuple[Tensor, Tensor]  # uint8 or float32 (N, C, size, size) and uint8 (N, size, size)
 
@@ -72,7 +73,9 @@ class SegmentationSource(Partitioned):
         """
         check_workers(workers)
         if not 2 <= len(class_names) <= IGNORED:
-            raise DataError(f"{name} has {len(class_names)} class(es); segmentation needs 2 to {IGNORED}")
+            raise DataError(
+                f"{name} has {counted(len(class_names), 'class', 'classes')}; segmentation needs 2 to {IGNORED}"
+            )
         self._stored: dict[Split, Dataset[Any]] = {"train": train, "test": test}
         if validation is not None:
             self._stored["validation"] = validation

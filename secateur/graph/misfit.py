@@ -14,6 +14,7 @@ from secateur.graph.own_code import own_file
 from secateur.graph.slots import module_names
 from secateur.memory import asked_for, ran_out
 from secateur.returned import described, tensors_within
+from secateur.wording import counted
 
 _RANKS = {1: "(N, C, L)", 2: "(N, C, H, W)", 3: "(N, C, D, H, W)"}  # by the dimensions of a kernel
 
@@ -64,7 +65,7 @@ def _other_arguments(model: nn.Module, call: Call, error: BaseException) -> tupl
         given = len(call[0]) + len(call[1])
         shown = f"forward({', '.join(signature.parameters)})"
         return (
-            f"its {shown} is called with {given} input{'s' * (given != 1)}: {error}",
+            f"its {shown} is called with {counted(given, 'input')}: {error}",
             f"{_WRAP} and gives it the rest; from Python, pass all of its inputs as a tuple or a mapping",
         )
     return None

@@ -17,6 +17,7 @@ from secateur.measure.sensitivity_store import KnownGroup, ScanStore, order_dige
 from secateur.names import unknown_name
 from secateur.record import Evaluation
 from secateur.training import Store, weights_digest
+from secateur.wording import counted
 
 SHARES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 """Shares of a group's units that are removed (Li et al. 2017, Figure 2)."""
@@ -133,7 +134,9 @@ def scan_sensitivity(
         progress.ends()
     if not curves:
         first = chosen[0].name
-        raise VerificationError(f"none of {len(chosen)} group(s) can be cut exactly; {first!r}: {left_out[first]}")
+        raise VerificationError(
+            f"none of {counted(len(chosen), 'group')} can be cut exactly; {first!r}: {left_out[first]}"
+        )
     return Sensitivity(
         model_class=graph.model_class,
         macs=graph.macs(),

@@ -13,6 +13,7 @@ from secateur.criteria.scoring import Combine
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Plan
 from secateur.names import unknown_name
+from secateur.wording import counted
 
 Level = Literal["channel", "block", "both"]
 """``channel`` cuts units of groups, ``block`` drops whole residual blocks, ``both`` drops blocks as long as the model
@@ -93,12 +94,13 @@ def notes_on(graph: ChannelGraph, plan: Plan) -> list[str]:
     notes = []
     if plan.drops:
         notes.append(
-            f"{len(plan.drops)} of {len(graph.blocks)} residual blocks are dropped whole: {_named(plan.dropped_blocks)}"
+            f"{len(plan.drops)} of {counted(len(graph.blocks), 'residual block')} "
+            f"{'is' if len(plan.drops) == 1 else 'are'} dropped whole: {_named(plan.dropped_blocks)}"
         )
     if plan.approximate:
         notes.append(
-            f"{len(plan.approximate)} group(s) are cut approximately, because a norm or a mean runs across their "
-            f"channels (allow_approximate): {_named(plan.approximate)}"
+            f"{counted(len(plan.approximate), 'group is', 'groups are')} cut approximately, because a norm or a "
+            f"mean runs across channels (allow_approximate): {_named(plan.approximate)}"
         )
     return notes
 

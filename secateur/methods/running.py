@@ -14,8 +14,8 @@ from secateur.cost import Budget, MinimumWarning
 from secateur.errors import BudgetError, VerificationError
 from secateur.graph import ChannelGraph, Plan, Proof, apply, trace, verify
 from secateur.graph.inputs import ExampleInputs, map_tensors
-from secateur.methods.budget_words import nothing_to_cut
 from secateur.methods.contract import Compressed, MethodRecord, Progress
+from secateur.methods.cut_words import nothing_to_cut, what_goes
 from secateur.methods.decisions import Decisions
 from secateur.methods.levels import notes_on
 from secateur.methods.numbering import same_plan, step_between
@@ -23,6 +23,7 @@ from secateur.methods.restoring import RESTORATION, Cut, restored
 from secateur.record import Evaluation, PruningStep, Restoration, TrainResult
 from secateur.training import Store, Subset, Task, TrainSettings, weights_digest
 from secateur.training.checkpoint import load_weights, weights_of
+from secateur.wording import counted
 
 _EVALUATION: TypeAdapter[Evaluation] = TypeAdapter(Evaluation)
 
@@ -115,11 +116,8 @@ class MethodRun:
             total = Plan.from_json(known["plan"])
             self.notes = [str(note) for note in known["notes"]]  # type: ignore[union-attr]
         step = self.step(earlier, total, graph=graph)
-        went = [f"{len(step.kept)} groups lose units"] if step.kept or not step.drops else []
-        went += [f"{len(step.selected)} selections lose channels"] if step.selected else []
-        went += [f"{len(step.drops)} block{'s' * (len(step.drops) > 1)} dropped whole"] if step.drops else []
         place = f"cut {number}" if of is None else f"cut {number} of {of}"
-        self.tell(f"{place}: {', '.join(went)}")
+        self.tell(f"{place}: {what_goes(step)}")
         left = apply(small, step, verify_with=None if known is not None else self._inputs(small))
         if amend is not None:
             amend(left, total)
@@ -181,7 +179,7 @@ class MethodRun:
             return None
         begun = self.store.phase(name).load()
         if begun is None or not begun.state.done:
-            self.tell(f"{name}: {epochs} epoch(s)")
+            self.tell(f"{name}: {counted(epochs, 'epoch')}")
         result = self.store.train(
             name,
             self.task,

@@ -9,6 +9,7 @@ from secateur.methods.contract import Compressed, Progress
 from secateur.methods.running import silent
 from secateur.sparse import KeepMasks
 from secateur.training import Store, Task, TrainSettings
+from secateur.wording import counted
 
 
 def from_scratch(
@@ -44,9 +45,10 @@ def from_scratch(
     if compressed.masks is not None:
         compressed.masks.apply_(small)
         hooks = (KeepMasks(compressed.masks),)
-    (progress or silent)(f"control: the same architecture from random weights, {epochs} epoch(s)")
+    trained = counted(epochs, "epoch")
+    (progress or silent)(f"control: the same architecture from random weights, {trained}")
     result = store.train("scratch", task, small, epochs=epochs, settings=settings, hooks=hooks)
-    note = f"control: the weights of the cut model were thrown away; it was trained from scratch for {epochs} epoch(s)"
+    note = f"control: the weights of the cut model were thrown away; it was trained from scratch for {trained}"
     record = compressed.record
     return replace(
         compressed,

@@ -23,6 +23,7 @@ from secateur.methods.trials import write_search as write_search
 from secateur.names import unknown_name
 from secateur.record import Evaluation
 from secateur.training import Store, Task
+from secateur.wording import counted
 
 
 def smallest_within(
@@ -94,8 +95,9 @@ def smallest_within(
     )
     dense = trials.dense()
     tell(
-        f"searching the smallest share of {amount} within {max_drop_points:g} points of the dense model's "
-        f"{100 * dense.score:.2f} %: at most {len(ends).bit_length()} candidates, {recovery_epochs} epoch(s) each"
+        f"searching the smallest share of {amount} within {counted(max_drop_points, 'point')} of the dense model's "
+        f"{100 * dense.score:.2f} %: at most {counted(len(ends).bit_length(), 'candidate')}, "
+        f"{counted(recovery_epochs, 'epoch')} each"
     )
     curve = _bisected(trials, dense, ends, _steps(tolerance), max_drop_points)
     chosen = next((candidate for candidate in curve if candidate.within), None)
@@ -110,9 +112,9 @@ def smallest_within(
         notes=(*noise_notes(dense, max_drop_points, error_points), *curve_notes(curve)),
     )
     if chosen is None:
-        asked = f"{max_drop_points:g} points after {recovery_epochs} epoch(s) of recovery"
+        asked = f"{counted(max_drop_points, 'point')} after {counted(recovery_epochs, 'epoch')} of recovery"
         raise NothingNearError(nothing_found(curve, amount, dense, asked), search)
-    tell(f"found: {chosen.share:g} of {amount} is the smallest share within {max_drop_points:g} points")
+    tell(f"found: {chosen.share:g} of {amount} is the smallest share within {counted(max_drop_points, 'point')}")
     search = replace(search, budget=trials.budget(chosen.share), share=chosen.share)
     if chosen.share != ends[0] / _steps(tolerance):
         return search

@@ -16,7 +16,7 @@ from secateur.data import DataSource
 from secateur.errors import BudgetError, DataError, SecateurError, TrainingError
 from secateur.graph import ChannelGraph
 from secateur.methods import Compressed
-from secateur.methods.budget_words import nothing_to_cut
+from secateur.methods.cut_words import nothing_to_cut
 from secateur.methods.scratch import from_scratch
 from secateur.randomness import derive_seed
 from secateur.recipe.checks import check_outputs, check_training, require_prunable
@@ -32,6 +32,7 @@ from secateur.record import RunLog, RunRecord, TrainResult, environment, write_r
 from secateur.report import write_pruning_steps, write_report
 from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
 from secateur.training.devices import memory_named
+from secateur.wording import counted
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ class _Job:
         if self.recipe.train_epochs:
             begun = store.phase("dense").load()
             if begun is None or not begun.state.done:
-                self.tell(f"training the dense model: {self.recipe.train_epochs} epoch(s)")
+                self.tell(f"training the dense model: {counted(self.recipe.train_epochs, 'epoch')}")
             phases = (store.train("dense", self.task, self.subject.model, epochs=self.recipe.train_epochs),)
             write_dense(self.place, self.recipe, self.subject, self.data)
         dense = self.task.evaluate(self.subject.model)

@@ -18,6 +18,7 @@ from secateur.recipe.subject import Subject
 from secateur.record import Evaluation, Measurement, PrunedWeights
 from secateur.training import SupervisedTask
 from secateur.user_code import names_user_code
+from secateur.wording import counted
 
 LATENCY_REPEATS = 50
 
@@ -113,7 +114,7 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
         if finished.exports_onnx:
             tell("exporting ONNX and evaluating the file in ONNX Runtime")
             exported = _export(finished, found, tuned, dense_onnx)
-        tell(f"measuring latency: {LATENCY_REPEATS} runs each, in turn, {finished.threads} thread(s)")
+        tell(f"measuring latency: {LATENCY_REPEATS} runs each, in turn, {counted(finished.threads, 'thread')}")
         _time(finished, found, tuned, dense_onnx if exported else None)
     return found
 

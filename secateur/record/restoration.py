@@ -6,6 +6,7 @@ from typing import ClassVar
 from pydantic import ConfigDict
 
 from secateur.record.measurements import STRICT, Evaluation
+from secateur.wording import counted
 
 CUT, BATCH_NORM = "cut", "batch norm"
 """The first step, in which nothing is restored yet, and the last one."""
@@ -52,6 +53,5 @@ def _step_in_words(step: RestoreStep) -> str:
     if step.what == CUT:
         return f"{score} right after the cut"
     nothing = "there is none" if step.what == BATCH_NORM else "nothing was re-fitted"
-    count = f"{step.images:,} image{'s' * (step.images != 1)}"
-    seen = f"{count}, {step.seconds:.1f} s" if step.images else nothing
+    seen = f"{counted(step.images, 'image')}, {step.seconds:.1f} s" if step.images else nothing
     return f"{score} after {step.what} ({seen})"

@@ -11,6 +11,7 @@ from secateur.report.drawing import can_draw, save_figure
 from secateur.report.grid import Grid
 from secateur.report.values import count, shortened
 from secateur.report.values import share as _percent
+from secateur.wording import counted
 
 NAMED = 5  # curves of a panel that carry their name, at most; the others are grey
 COLUMNS, PANELS = 3, 6  # panels beside one another, and in all
@@ -84,7 +85,7 @@ def _title(sensitivity: Sensitivity, classes: Sequence[Sequence[GroupSensitivity
     name = model["spec"] if isinstance(model, dict) and "spec" in model else sensitivity.model_class
     lines = [
         f"Sensitivity of {name}: each group cut alone, not retrained "
-        f"(criterion {sensitivity.criterion or 'of the caller'}, {sensitivity.dense.samples:,} samples)"
+        f"(criterion {sensitivity.criterion or 'of the caller'}, {counted(sensitivity.dense.samples, 'sample')})"
     ]
     keys = ["dotted: several layers that can only be cut together"] * any(group.tied for group in sensitivity.groups)
     keys += ["grey: the flatter curves of a panel"] * any(_named(sensitivity, groups)[1] for groups in classes)
@@ -167,7 +168,7 @@ def sensitivity_facts(sensitivity: Sensitivity) -> tuple[tuple[str, str], ...]:
     facts = [
         (
             "dense",
-            f"{dense.score_name} {_percent(dense.score)} on {dense.samples:,} samples ({sensitivity.split}), "
+            f"{dense.score_name} {_percent(dense.score)} on {counted(dense.samples, 'sample')} ({sensitivity.split}), "
             f"{count(sensitivity.macs)} MACs",
         ),
         (
@@ -179,7 +180,7 @@ def sensitivity_facts(sensitivity: Sensitivity) -> tuple[tuple[str, str], ...]:
     if sensitivity.left_out:
         names = list(sensitivity.left_out)
         shown = ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
-        facts.append(("no curve", f"{len(names)} group(s): {shown}; sensitivity.json says why"))
+        facts.append(("no curve", f"{counted(len(names), 'group')}: {shown}; sensitivity.json says why"))
     facts += [("note", note) for note in sensitivity.notes]
     return tuple(facts)
 

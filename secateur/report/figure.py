@@ -11,7 +11,8 @@ from secateur.graph import Plan
 from secateur.record import PrunedWeights, RunRecord, TrainResult
 from secateur.report.drawing import can_draw, save_figure
 from secateur.report.result import model_titles, score_name
-from secateur.report.values import count, counted, share, shortened
+from secateur.report.values import count, share, shortened
+from secateur.wording import counted
 
 DENSE, KEPT, ACCENT = "#c9d3cc", "#2f6b4f", "#b5532a"
 

@@ -12,6 +12,7 @@ from secateur.report.pruned_weights import pruned_sections
 from secateur.report.restored import error_grid, restored_grid
 from secateur.report.result import model_titles, result_facts, result_grid, samples_text, score_name
 from secateur.report.values import share
+from secateur.wording import counted
 
 
 def write_report(folder: Path | str, record: RunRecord, plan: Plan) -> tuple[str, ...]:
@@ -126,8 +127,8 @@ def _what_was_done(record: RunRecord) -> str:
     method, wanted = record.settings.get("method"), record.settings.get("max_drop")
     if isinstance(wanted, dict):
         points = wanted["points"]
-        number = f"{points:g}" if isinstance(points, int | float) else str(points)
-        done = f"the smallest within {number} point{'' if number == '1' else 's'}"
+        shown = counted(points, "point") if isinstance(points, int | float) else f"{points} points"
+        done = f"the smallest within {shown}"
     elif record.weights is not None:
         done = "single weights pruned to a budget" if record.settings.get("budget") else "single weights pruned"
     elif isinstance(method, dict) and method.get("ratios"):

@@ -10,6 +10,7 @@ from secateur.report.grid import Grid
 from secateur.report.pruned_weights import pruned_facts
 from secateur.report.restored import restored_facts
 from secateur.report.values import NOTHING, count, latency, of_dense, share, size
+from secateur.wording import counted
 
 MODELS = {
     "dense": "dense",
@@ -52,7 +53,7 @@ def result_grid(record: RunRecord) -> Grid:
     ]
     samples = dense.test.samples if dense.test else 0
     return Grid(
-        title=f"Before and after, on {samples:,} test samples",
+        title=f"Before and after, on {counted(samples, 'test sample')}",
         headers=(
             *("model", score_name(record), "loss", "MACs", "parameters"),
             *(("non-zeros",) if record.weights is not None else ()),
@@ -104,7 +105,7 @@ def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[t
             (
                 "latency",
                 f"median ± distance of the quartiles of {timing.repeats} runs, batch {timing.batch_size}, "
-                f"{timing.threads} thread(s), {timing.device}; models timed in turn",
+                f"{counted(timing.threads, 'thread')}, {timing.device}; models timed in turn",
             )
         )
     if record.prunable_share_of_macs is not None:
@@ -130,8 +131,7 @@ def weak_comparisons(record: RunRecord) -> list[str]:
     """Return why the accuracies of a run say little: few samples, or a dense model that only guesses."""
     splits = _dense_evaluations(record)
     notes = [
-        f"{found.samples:,} {split} sample{'' if found.samples == 1 else 's'}: one sample is "
-        f"{100 / found.samples:.3g} points of top-1"
+        f"{counted(found.samples, f'{split} sample')}: one sample is {100 / found.samples:.3g} points of top-1"
         for split, found in splits.items()
         if 0 < found.samples < FEW_SAMPLES and found.top1 is not None
     ]

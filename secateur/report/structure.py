@@ -5,6 +5,7 @@ from secateur.export import ArtifactInfo
 from secateur.graph import ChannelGraph, Group, Plan
 from secateur.report.grid import Grid
 from secateur.report.values import count, of_dense, share, size
+from secateur.wording import counted
 
 WIDTH = 100  # columns that the table of groups keeps within, where names allow
 
@@ -90,7 +91,7 @@ def artifact_facts(info: ArtifactInfo) -> tuple[tuple[str, str], ...]:
         ("class", info.model_class),
         ("builder", info.builder.name if info.builder else "none; give the model yourself"),
         ("parameters", f"{info.params:,}"),
-        ("file", f"{info.size_bytes:,} bytes, {len(info.tensors)} tensors"),
+        ("file", f"{info.size_bytes:,} bytes, {counted(len(info.tensors), 'tensor')}"),
     ]
     if info.plan is None:
         facts.append(("cut", "nothing"))
@@ -98,10 +99,11 @@ def artifact_facts(info: ArtifactInfo) -> tuple[tuple[str, str], ...]:
         if info.plan.kept or not info.plan.drops:
             kept = sum(len(units) for units in info.plan.kept.values())
             total = sum(info.plan.sizes.values())
-            facts.append(("cut", f"{total - kept} of {total} units in {len(info.plan.kept)} groups"))
+            facts.append(("cut", f"{total - kept} of {total} units in {counted(len(info.plan.kept), 'group')}"))
         facts += plan_facts(info.plan)
         if info.plan.selected:
-            facts.append(("selected", f"{len(info.plan.selected)} selections of channels lose entries"))
+            one, several = "selection of channels loses entries", "selections of channels lose entries"
+            facts.append(("selected", counted(len(info.plan.selected), one, several)))
     if info.preprocessing is not None:
         shape = "×".join(map(str, info.preprocessing.input_shape))
         facts.append(("input", f"{shape}, (pixel / {info.preprocessing.peak:g} − mean) / std"))

@@ -10,6 +10,7 @@ from secateur.report.drawing import can_draw, save_figure
 from secateur.report.figure import ACCENT, DENSE, KEPT, legend_below
 from secateur.report.grid import Grid
 from secateur.report.values import NOTHING, count, share
+from secateur.wording import counted
 
 NAMES = {
     "macs": "MACs",
@@ -277,7 +278,7 @@ def _left(point: TradeoffPoint) -> float:
 
 
 def _epochs(tradeoff: Tradeoff) -> str:
-    return f"{tradeoff.recovery_epochs} epoch{'' if tradeoff.recovery_epochs == 1 else 's'} of recovery"
+    return f"{counted(tradeoff.recovery_epochs, 'epoch')} of recovery"
 
 
 def _verdict(point: TradeoffPoint, tradeoff: Tradeoff) -> str:

@@ -45,11 +45,6 @@ def latency(value: Latency | None) -> str:
     return f"{value.median_ms:.3g} ms ± {value.spread_ms:.2g}"
 
 
-def counted(number: int, thing: str) -> str:
-    """Return so many of a thing whose name takes an s: ``1 block``, ``3 blocks``."""
-    return f"{number} {thing}{'' if number == 1 else 's'}"
-
-
 def shortened(name: str, letters: int) -> str:
     """Return ``name`` in so many letters at most: the end of a module's name tells more than its beginning."""
     return name if len(name) <= letters else "…" + name[1 - letters :]

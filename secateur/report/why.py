@@ -10,6 +10,7 @@ import numpy as np
 
 from secateur.graph import Block, ChannelGraph, Group
 from secateur.report.values import count, share
+from secateur.wording import counted
 
 T = TypeVar("T")
 
@@ -125,14 +126,14 @@ def _limit_section(title: str, graph: ChannelGraph, found: Sequence[Limit], *, w
         return []
     macs, total = graph.macs_of_groups(), max(graph.macs(), 1)
     number = sum(len(limit.groups) for limit in found)
-    lines = [f"{title} ({_counted(number, 'group')})"]
+    lines = [f"{title} ({counted(number, 'group')})"]
     for limit in found:
         lines += ["", f"  {limit.reason}"]
         shown, rest = _some(limit.groups, whole=whole)
         rows = []
         for name in shown:
             group = graph.group(name)
-            rows.append((name, _counted(group.size, "unit"), share(macs[name] / total, 1), _place(group)))
+            rows.append((name, counted(group.size, "unit"), share(macs[name] / total, 1), _place(group)))
         lines += _columns(rows)
         if rest:
             lines += _listed(f"… {len(rest)} more of the same reason:", rest)
@@ -152,7 +153,7 @@ def _unreached_section(graph: ChannelGraph, *, whole: bool) -> list[str]:
     names = graph.unreached if whole else graph.unreached[: 2 * SHOWN]
     more = len(graph.unreached) - len(names)
     return [
-        f"Not reached: {_counted(len(graph.unreached), 'parameter')} that no run reads, left as they are",
+        f"Not reached: {counted(len(graph.unreached), 'parameter')} that no run reads, left as they are",
         "",
         *_listed("", names, more),
     ]
@@ -168,14 +169,14 @@ def _block_section(graph: ChannelGraph, *, whole: bool, locked: bool) -> list[st
     if free and not locked:
         total = max(graph.macs(), 1)
         shown, rest = _some(free, whole=whole)
-        lines += [f"Can be dropped whole ({_counted(len(free), 'block')})", ""]
+        lines += [f"Can be dropped whole ({counted(len(free), 'block')})", ""]
         lines += _columns(
             [(block.name, f"{share(_macs_of_block(graph, block) / total, 1)} of MACs") for block in shown]
         )
         lines += _listed(f"… {len(rest)} more:", [block.name for block in rest]) if rest else []
     if by_reason:
         number = len(graph.blocks) - len(free)
-        lines += [*([""] if lines else []), f"Cannot be dropped whole ({_counted(number, 'block')})"]
+        lines += [*([""] if lines else []), f"Cannot be dropped whole ({counted(number, 'block')})"]
     for reason, names in by_reason.items():
         some, others = _some(names, whole=whole)
         lines += ["", f"  {reason}", *_listed("", some, len(others))]
@@ -200,7 +201,7 @@ def _summary(graph: ChannelGraph, found: Sequence[Limit]) -> list[str]:
     most = share(graph.prunable_share_of_macs(), 1)
     lines = [f"At most {most} of {count(graph.macs())} MACs can be cut, with one unit left in every group"]
     rows = [
-        (limit.reason, f"{_counted(len(limit.groups), 'group')}", f"+ {share(limit.gain, 1)}")
+        (limit.reason, f"{counted(len(limit.groups), 'group')}", f"+ {share(limit.gain, 1)}")
         for limit in sorted(found, key=lambda limit: -limit.gain)
         if limit.gain >= 0.0005
     ]
@@ -214,10 +215,6 @@ def _place(group: Group) -> str:
     if not module or module == group.name:
         return line
     return f"{line} in {module}" if line else f"in {module}"
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"
 
 
 def _some(names: Sequence[T], *, whole: bool) -> tuple[Sequence[T], Sequence[T]]:

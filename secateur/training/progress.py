@@ -8,6 +8,7 @@ from rich.progress import BarColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as RichBars
 
 from secateur.record import EpochMeasurement
+from secateur.wording import counted
 
 
 class Progress(Protocol):
@@ -59,7 +60,10 @@ class PlainLines:
     def phase_begins(self, name: str, *, epochs: int, steps: int, done: int) -> None:
         """Remember what the lines are about."""
         self._name, self._epochs = name, epochs
-        self._print(f"{name}: {epochs} epochs, {steps} steps" + (f", {done} of them done before" if done else ""))
+        self._print(
+            f"{name}: {counted(epochs, 'epoch')}, {counted(steps, 'step')}"
+            + (f", {done} of them done before" if done else "")
+        )
 
     def advance(self, done: int, *, epoch: int, loss: float, images_per_s: float) -> None:
         """Show nothing between epochs."""

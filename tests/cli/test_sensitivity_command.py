@@ -233,7 +233,7 @@ def test_progress_in_a_pipe_estimates_by_what_was_measured_now() -> None:
     lines.group_ends("c", points=2, refused="it is odd")
     lines.ends()
     assert stream.getvalue().splitlines() == [
-        "scanning 3 group(s) of channels: 6 evaluations, and one of the dense model",
+        "scanning 3 groups of channels: 6 evaluations, and one of the dense model",
         "group 1 of 3, a: done",
         "group 2 of 3, b: done; about 2 min left",
         "group 3 of 3, c: left out, it is odd",

@@ -164,7 +164,7 @@ def test_a_group_that_cannot_be_cut_exactly_is_left_out_with_the_reason() -> Non
 def test_where_no_group_can_be_cut_exactly_there_is_no_scan() -> None:
     model, graph, scores, images = fixed_network(first=False)
     labels = torch.tensor([0, 1, 2, 0])
-    with pytest.raises(VerificationError, match=r"none of 2 group\(s\) can be cut exactly; '0': .*six channels"):
+    with pytest.raises(VerificationError, match=r"none of 2 groups can be cut exactly; '0': .*six channels"):
         scan_sensitivity(
             model, graph, scores, lambda cut: evaluate(cut, [(images, labels)]), example_inputs=images, shares=(0.5,)
         )

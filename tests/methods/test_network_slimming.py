@@ -169,7 +169,7 @@ def test_decision_by_hand() -> None:
 
 def test_a_layer_of_small_scales_keeps_one_channel_and_a_warning_says_so() -> None:
     model = with_scales(chain(), [0.01, 0.02, 0.03, 0.04], [0.5, 0.6, 0.7, 0.8, 0.9, 1.0])
-    with pytest.warns(MinimumWarning, match=r"1 layer\(s\) were cut to their minimum: 0;"):
+    with pytest.warns(MinimumWarning, match=r"1 layer was cut to its minimum: 0;"):
         plan = NetworkSlimming(ratio=0.6).decide(traced(model), model, None)
     assert dict(plan.kept) == {"0": (3,), "3": (3, 4, 5)}
 

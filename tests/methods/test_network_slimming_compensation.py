@@ -61,7 +61,7 @@ def test_compensation_behind_padding_is_refused_or_noted() -> None:
         NetworkSlimming(**settings, compensation="exact").compress(model, task, None, store=Store.temporary())
     result = NetworkSlimming(**settings, compensation="everywhere").compress(model, task, None, store=Store.temporary())
     note = next(note for note in result.record.notes if note.startswith("compensation"))
-    assert "folded into 2 layer(s); not exactly in 1 of them, which pad with zeros (4.weight)" in note
+    assert "folded into 2 layers; not exactly in 1 of them, which pad with zeros (4.weight)" in note
     assert result.record.trained_between_cuts  # the result is not the dense model cut
     circular = chain(padding=1)
     circular[4].padding_mode = "circular"

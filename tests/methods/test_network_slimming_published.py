@@ -160,11 +160,11 @@ PUBLISHED = {"ratio": 0.7, "start": "scratch"}
         ({"finetune": OTHER}, [SETTINGS_OF_ITS_OWN]),
         (
             {"finetune_epochs": 40},
-            ["fine-tuning takes 40 epoch(s), where the paper takes as many as for sparse training, here 160"],
+            ["fine-tuning takes 40 epochs, where the paper takes as many as for sparse training, here 160"],
         ),
         (
             {"finetune": OTHER, "finetune_epochs": 5},
-            [SETTINGS_OF_ITS_OWN, "fine-tuning takes 5 epoch(s), where the paper"],
+            [SETTINGS_OF_ITS_OWN, "fine-tuning takes 5 epochs, where the paper"],
         ),
         ({"finetune_epochs": 0}, ["the cut network is not fine-tuned"]),
         ({"scale_init": 1.0}, ["γ begins at 1, not at 0.5"]),
@@ -175,7 +175,7 @@ PUBLISHED = {"ratio": 0.7, "start": "scratch"}
             [
                 "there was no training with a penalty on γ",
                 SETTINGS_OF_ITS_OWN,
-                "fine-tuning takes 40 epoch(s), not 160",
+                "fine-tuning takes 40 epochs, not 160",
             ],
         ),
     ],
@@ -194,4 +194,4 @@ def test_a_run_says_that_its_fine_tuning_is_not_the_published_one(task: Supervis
     method = NetworkSlimming(ratio=0.5, sparse_epochs=1, finetune_epochs=2, training=QUICK, finetune=OTHER)
     notes = method.compress(nn.Sequential(*chain()), task, None, store=Store.temporary()).record.notes
     assert f"departs from the paper: {SETTINGS_OF_ITS_OWN}" in notes
-    assert any("fine-tuning takes 2 epoch(s)" in note and "here 1" in note for note in notes)
+    assert any("fine-tuning takes 2 epochs" in note and "here 1" in note for note in notes)

@@ -199,7 +199,7 @@ def test_a_perceptron_is_gated_trained_cut_and_fine_tuned(digits: SupervisedTask
 
 def test_gates_need_training(digits: SupervisedTask) -> None:
     method = NetworkSlimming(ratio=0.5, sparse_epochs=0, finetune_epochs=0)
-    with pytest.raises(UsageError, match=r"layers\.0 and 1 more layer\(s\) have no batch norm, .* give sparse_epochs"):
+    with pytest.raises(UsageError, match=r"layers\.0 and 1 more layer have no batch norm, .* give sparse_epochs"):
         method.compress(MLP(64, (50, 30)), digits, None, store=Store.temporary())
     with pytest.raises(BudgetError, match="that has a batch norm or a gate"):
         NetworkSlimming(ratio=0.5, gates="never").decide(

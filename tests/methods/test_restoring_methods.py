@@ -224,7 +224,7 @@ def test_constants_that_slimming_has_folded_already_are_not_folded_twice() -> No
         for compensation, how in (("everywhere", RestoreSettings()), ("everywhere", restore), ("none", restore))
     )
     assert both.plan == folded.plan == fitted.plan
-    assert any("folded into 2 layer(s)" in note for note in both.record.notes)
+    assert any("folded into 2 layers" in note for note in both.record.notes)
     # The mean of the images decides in the end, whatever constant was there before.
     for name, tensor in fitted.model.state_dict().items():
         torch.testing.assert_close(both.model.state_dict()[name], tensor, rtol=1e-4, atol=1e-5)

@@ -236,7 +236,7 @@ def test_nothing_near_enough_names_the_best_and_the_way_out(task: Mortal, dense:
         quick(task, dense, max_drop_points=0, least=0.5, also=Budget(macs=0.6))
     best = replace(GROUPS, finetune_epochs=0).compress(dense, task, Budget(macs=0.6), store=Store.temporary())
     lost = 100 * (task.evaluate(dense).top1 - task.evaluate(best.model).top1)
-    words = f"within 0 points after 0 epoch(s) of recovery: the best, at 0.6 of macs, is {lost:.2f} points below"
+    words = f"within 0 points after 0 epochs of recovery: the best, at 0.6 of macs, is {lost:.2f} points below"
     assert words in str(caught.value)
     assert "--max-drop" in str(caught.value)
     with pytest.raises(BudgetError, match=r"no share of macs that was tried can be cut; at 0.9: cannot reach macs"):

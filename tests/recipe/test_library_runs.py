@@ -52,7 +52,7 @@ def test_the_short_network_slimming_runs_from_scratch(tmp_path: Path) -> None:
     assert dense.params is not None
     assert tuned.params is not None
     assert tuned.params < dense.params
-    assert any("sparse training takes 2 epoch(s), not 160" in note for note in record.notes)
+    assert any("sparse training takes 2 epochs, not 160" in note for note in record.notes)
 
 
 FCN = """

@@ -150,5 +150,5 @@ def test_the_table_by_hand() -> None:
     assert "the 12 steepest of 27" in sensitivity_grid(MANY, share=0.1).title
     facts = dict(sensitivity_facts(replace(found, notes=("mind this",))))
     assert facts["dense"] == "top-1 90.00 % on 200 samples (validation), 2M MACs"
-    assert facts["no curve"].startswith("1 group(s): head")
+    assert facts["no curve"].startswith("1 group: head")
     assert facts["note"] == "mind this"

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from secateur.errors import UsageError
+from secateur.wording import counted
 
 READABLE = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 """The modules whose output is a sum of contributions of input channels."""
@@ -134,7 +135,7 @@ class ReadLayer:
             if inputs.ndim != spatial + 2 or inputs.shape[1] != self.in_channels:
                 raise UsageError(
                     f"the inputs have shape {tuple(inputs.shape)}; give (N, {self.in_channels}) and "
-                    f"{spatial} spatial dimension(s)"
+                    f"{counted(spatial, 'spatial dimension')}"
                 )
         if inputs.dtype not in (torch.float32, torch.float64):
             inputs = inputs.float()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from secateur.criteria.reconstruction.read_layer import CHUNK_ELEMENTS, ReadLayer, Units
 from secateur.criteria.reconstruction.statistics import Statistics
 from secateur.errors import UsageError
+from secateur.wording import counted
 
 
 @torch.no_grad()
@@ -48,7 +49,9 @@ def sample_rows(
     with torch.autocast(inputs.device.type, enabled=False):
         images = layer.images(inputs)
         if count < 1 or len(images) == 0:
-            raise UsageError(f"{count} row(s) cannot be drawn from {len(images)} image(s); both must be at least 1")
+            raise UsageError(
+                f"{counted(count, 'row')} cannot be drawn from {counted(len(images), 'image')}; both must be at least 1"
+            )
         outputs = layer.output_size(images.shape[2:])
         every = torch.arange(len(images)).repeat_interleave(count // len(images))
         drawn = torch.cat([every, torch.randperm(len(images), generator=generator)[: count % len(images)]])

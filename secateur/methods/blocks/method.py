@@ -14,8 +14,8 @@ from secateur.criteria import CRITERIA, BlockScores, Combine, score_blocks
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
 from secateur.methods.blocks.effect import measured_effects
-from secateur.methods.budget_words import require_budget
 from secateur.methods.contract import Compressed, Progress, Reduces
+from secateur.methods.cut_words import require_budget
 from secateur.methods.levels import Level, cost_after, require_blocks
 from secateur.methods.recovery import check_recovery, phase_after, recovered
 from secateur.methods.running import MethodRun, silent

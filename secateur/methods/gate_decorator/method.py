@@ -17,8 +17,8 @@ from secateur.errors import BudgetError, UsageError
 from secateur.gates import Gates, TickScores, decorate, gate_penalty, melt
 from secateur.gates.norm import Clamped, Init
 from secateur.graph import ChannelGraph, Plan, apply
-from secateur.methods.budget_words import nothing_to_cut, require_budget
 from secateur.methods.contract import Compressed, Progress, Reduces
+from secateur.methods.cut_words import nothing_to_cut, require_budget
 from secateur.methods.gate_decorator.limits import Limits
 from secateur.methods.gate_decorator.phases import COOLDOWN, FINETUNE, TICK, TOCK, Trained, still_in_a_tick
 from secateur.methods.gate_decorator.threshold import Rule, survivors

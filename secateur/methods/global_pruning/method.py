@@ -14,8 +14,8 @@ from secateur.criteria import BlockScores, Combine, Scores, criterion_named, sco
 from secateur.criteria.accumulator import Missing
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
-from secateur.methods.budget_words import require_budget
 from secateur.methods.contract import Compressed, Progress, Reduces
+from secateur.methods.cut_words import require_budget
 from secateur.methods.global_pruning.cost_aware import score_per_mac
 from secateur.methods.levels import Level, require_blocks
 from secateur.methods.numbering import in_original_numbers

@@ -13,8 +13,8 @@ from secateur.criteria.blocks import BlockScores
 from secateur.criteria.scoring import Combine, Scores
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
-from secateur.methods.budget_words import require_budget
 from secateur.methods.contract import Compressed, Progress, Reduces
+from secateur.methods.cut_words import require_budget
 from secateur.methods.levels import Level, blocks_to_drop
 from secateur.methods.numbering import in_original_numbers
 from secateur.methods.running import MethodRun, silent

@@ -14,6 +14,7 @@ from secateur.errors import UsageError, VerificationError
 from secateur.graph import ChannelGraph, Plan, apply
 from secateur.graph.inputs import ExampleInputs, as_call, map_tensors, run, tensors_of
 from secateur.methods.network_slimming.scales import Layer
+from secateur.wording import counted
 
 Compensation = Literal["none", "exact", "everywhere"]
 
@@ -43,7 +44,10 @@ class Compensated:
 
     def note(self) -> str:
         """Return it as one sentence."""
-        parts = [f"compensation: the constants that removed channels leave are folded into {len(self.folded)} layer(s)"]
+        parts = [
+            "compensation: the constants that removed channels leave are folded into "
+            f"{counted(len(self.folded), 'layer')}"
+        ]
         if self.bordered:
             parts.append(f"not exactly in {len(self.bordered)} of them, which pad with zeros ({_named(self.bordered)})")
         if self.left:

@@ -14,6 +14,7 @@ from secateur.graph import ChannelGraph, Plan
 from secateur.methods.network_slimming.percentile import above, above_percentile, least_kept, share_of_each
 from secateur.methods.network_slimming.scales import Layer, selections_of
 from secateur.record import PruningStep
+from secateur.wording import counted
 
 Kept = Mapping[str, Sequence[int]]
 """Layer → the channels that it still has, in the original's numbering."""
@@ -191,8 +192,8 @@ def _warn_about_minima(kept: Mapping[str, int], sizes: Mapping[str, int], floors
     if fallen:
         shown = ", ".join(fallen[:NAMED]) + (f" and {len(fallen) - NAMED} more" if len(fallen) > NAMED else "")
         warnings.warn(
-            f"{len(fallen)} layer(s) were cut to their minimum: {shown}; a lower ratio, or a higher min_units or "
-            "min_share, leaves more",
+            f"{counted(len(fallen), 'layer was cut to its', 'layers were cut to their')} minimum: {shown}; a lower "
+            "ratio, or a higher min_units or min_share, leaves more",
             MinimumWarning,
             stacklevel=2,
         )

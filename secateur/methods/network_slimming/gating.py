@@ -11,6 +11,7 @@ from secateur.errors import UsageError
 from secateur.gates import decorate, melt
 from secateur.graph import ChannelGraph, Group, apply
 from secateur.methods.network_slimming.scales import Scale, norm_scales, scales_in
+from secateur.wording import counted
 
 GateChoice = Literal["auto", "all", "never"]
 
@@ -83,10 +84,10 @@ def subject_of(
     if gates == "never" or not without or (gates == "auto" and len(without) < len(groups)):
         return replace(plain, bare=tuple(without))
     if not trained:
-        more = f" and {len(without) - 1} more layer(s)" if len(without) > 1 else ""
+        more = f" and {counted(len(without) - 1, 'more layer')}" if len(without) > 1 else ""
         raise UsageError(
-            f"{without[0]}{more} have no batch norm, and the gates in its place learn nothing with sparse_epochs 0; "
-            "give sparse_epochs"
+            f"{without[0]}{more} {'has' if len(without) == 1 else 'have'} no batch norm, and the gates in its place "
+            "learn nothing with sparse_epochs 0; give sparse_epochs"
         )
     return with_gates(model, graph, start=start, allow_approximate=allow_approximate)
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal, Protocol
 
 from secateur.training import TrainSettings
+from secateur.wording import counted
 
 TRAINING = TrainSettings(
     batch_size=64, learning_rate=0.1, nesterov=True, weight_decay=1e-4, schedule="step", milestones=(0.5, 0.75)
@@ -71,7 +72,7 @@ def _of_sparse_training(settings: SlimmingSettings) -> Sequence[str]:
         found.append(f"γ begins at {settings.scale_init:g}, not at {PUBLISHED_SCALE:g}")
     if epochs not in PUBLISHED_EPOCHS:
         found.append(
-            f"sparse training takes {epochs} epoch(s), not 160 (CIFAR), 20 (SVHN), 60 (ImageNet) or 30 (MNIST)"
+            f"sparse training takes {counted(epochs, 'epoch')}, not 160 (CIFAR), 20 (SVHN), 60 (ImageNet) or 30 (MNIST)"
         )
     return found
 
@@ -89,11 +90,12 @@ def _of_fine_tuning(settings: SlimmingSettings) -> Sequence[str]:
         found.append("fine-tuning has settings of its own, where the paper repeats those of sparse training")
     if settings.sparse_epochs and epochs != settings.sparse_epochs:
         found.append(
-            f"fine-tuning takes {epochs} epoch(s), where the paper takes as many as for sparse training, here "
+            f"fine-tuning takes {counted(epochs, 'epoch')}, where the paper takes as many as for sparse training, here "
             f"{settings.sparse_epochs}"
         )
     elif not settings.sparse_epochs and epochs not in PUBLISHED_EPOCHS:
         found.append(
-            f"fine-tuning takes {epochs} epoch(s), not 160 (CIFAR), 20 (SVHN), 5 (ImageNet, rate 0.001) or 30 (MNIST)"
+            f"fine-tuning takes {counted(epochs, 'epoch')}, not 160 (CIFAR), 20 (SVHN), 5 (ImageNet, rate 0.001) or 30 "
+            "(MNIST)"
         )
     return found

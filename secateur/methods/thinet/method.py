@@ -14,8 +14,8 @@ from secateur.cost import Budget, MinimumWarning, Scope, allocate
 from secateur.criteria import score
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Group, Plan
-from secateur.methods.budget_words import nothing_to_cut
 from secateur.methods.contract import Compressed, Progress, Reduces
+from secateur.methods.cut_words import nothing_to_cut
 from secateur.methods.l1.layers import cuttable_layers
 from secateur.methods.recovery import phase_after, recovered
 from secateur.methods.running import MethodRun, silent

@@ -1,7 +1,19 @@
-"""What methods say of a budget: that there has to be one, or that it leaves nothing to cut."""
+"""What methods say of how much is cut: what one cut takes, that nothing is left to cut, that a budget is missing."""
 
 from secateur.cost import Budget
 from secateur.errors import BudgetError
+from secateur.graph import Plan
+from secateur.wording import counted
+
+
+def what_goes(step: Plan) -> str:
+    """Say what one cut takes: ``3 groups lose units, 1 block dropped whole``."""
+    parts = (
+        (len(step.kept), "group loses units", "groups lose units"),
+        (len(step.selected), "selection loses channels", "selections lose channels"),
+        (len(step.drops), "block dropped whole", "blocks dropped whole"),
+    )
+    return ", ".join(counted(*part) for part in parts if part[0]) or "nothing goes"
 
 
 def nothing_to_cut(budget: Budget | None) -> str:
