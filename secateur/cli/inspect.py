@@ -37,4 +37,6 @@ def inspect(
     if common.as_json:
         show.show_json(recipe.artifact_json(file))
         return
-    show.show(report.artifact_facts(recipe.artifact_info(file)))
+    info = recipe.artifact_info(file)
+    layers = report.artifact_grid(info)
+    show.show(report.artifact_facts(info), *([] if layers is None else [layers]))

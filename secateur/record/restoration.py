@@ -53,5 +53,6 @@ def _step_in_words(step: RestoreStep) -> str:
     if step.what == CUT:
         return f"{score} right after the cut"
     nothing = "there is none" if step.what == BATCH_NORM else "nothing was re-fitted"
-    seen = f"{counted(step.images, 'image')}, {step.seconds:.1f} s" if step.images else nothing
+    took = f", {step.seconds:.1f} s" if step.seconds else ""  # a model file holds no times
+    seen = counted(step.images, "image") + took if step.images else nothing
     return f"{score} after {step.what} ({seen})"

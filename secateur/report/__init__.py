@@ -17,6 +17,7 @@ from secateur.report.result import proof_text as proof_text
 from secateur.report.result import result_facts as result_facts
 from secateur.report.result import result_grid as result_grid
 from secateur.report.structure import artifact_facts as artifact_facts
+from secateur.report.structure import artifact_grid as artifact_grid
 from secateur.report.structure import cost_grid as cost_grid
 from secateur.report.structure import groups_grid as groups_grid
 from secateur.report.structure import plan_facts as plan_facts
@@ -35,6 +36,7 @@ __all__ = [
     "Grid",
     "Limit",
     "artifact_facts",
+    "artifact_grid",
     "cost_grid",
     "groups_grid",
     "limits",

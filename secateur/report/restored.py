@@ -1,14 +1,21 @@
 """What came back after a cut without training, as tables and in words."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+
+from pydantic import JsonValue, TypeAdapter, ValidationError
 
 from secateur.record import Restoration
 from secateur.report.grid import Grid
 from secateur.report.values import NOTHING, share
+from secateur.wording import counted
 
 SHOWN_CUTS = 20  # of a method with many cuts, the last ones
 NAMED_LEFT = 4  # layers per reason
+
+KEY = "restored"  # of the provenance of a model file
+
+_RESTORATION: TypeAdapter[Restoration] = TypeAdapter(Restoration)
 
 
 def restored_grid(restored: Sequence[Restoration]) -> Grid:
@@ -62,3 +69,21 @@ def restored_facts(restored: Sequence[Restoration]) -> tuple[tuple[str, str], ..
         for reason, names in by_reason.items()
     ]
     return (("restored", which + last.in_words()), *(("not re-fitted", text) for text in left))
+
+
+def refitted_facts(restored: Sequence[Restoration]) -> tuple[tuple[str, str], ...]:
+    """Return how many layers were re-fitted after the last cut, and how far they were off before and after."""
+    if not restored or not restored[-1].errors:
+        return ()
+    errors = restored[-1].errors
+    before, after = (max(pair[place] for pair in errors.values()) for place in (0, 1))
+    said = f"{counted(len(errors), 'layer')}; largest relative squared error {before:.4f} before and {after:.4f} after"
+    return (("re-fitted", said),)
+
+
+def told_restorations(provenance: Mapping[str, JsonValue]) -> tuple[Restoration, ...]:
+    """Return what a model file says was restored: nothing where it says nothing, or says it in another form."""
+    try:
+        return (_RESTORATION.validate_python(provenance[KEY]),) if provenance.get(KEY) is not None else ()
+    except ValidationError:
+        return ()

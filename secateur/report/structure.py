@@ -4,6 +4,7 @@ from secateur.cost import Profile, profile_graph
 from secateur.export import ArtifactInfo
 from secateur.graph import ChannelGraph, Group, Plan
 from secateur.report.grid import Grid
+from secateur.report.restored import KEY, error_grid, refitted_facts, restored_facts, told_restorations
 from secateur.report.values import count, of_dense, share, size
 from secateur.wording import counted
 
@@ -110,13 +111,25 @@ def artifact_facts(info: ArtifactInfo) -> tuple[tuple[str, str], ...]:
         facts.append(("mean", ", ".join(f"{value:g}" for value in info.preprocessing.mean)))
         facts.append(("std", ", ".join(f"{value:g}" for value in info.preprocessing.std)))
         facts.append(("classes", str(len(info.preprocessing.labels))))
-    facts += [(name.replace("_", " "), _noted(value)) for name, value in info.provenance.items() if value is not None]
-    return tuple(facts)
+    told = told_restorations(info.provenance)
+    facts += [
+        (name.replace("_", " "), _noted(value))
+        for name, value in info.provenance.items()
+        if value is not None and not (told and name == KEY)
+    ]
+    return (*facts, *restored_facts(told), *refitted_facts(told))
 
 
-def _noted(value: object) -> str:
+def artifact_grid(info: ArtifactInfo) -> Grid | None:
+    """Return the layers that were re-fitted after the cut, as the model file tells; None where none were."""
+    return error_grid(told_restorations(info.provenance))
+
+
+def _noted(value: object, *, within: bool = False) -> str:
+    """Return a value as words; what lies deeper than its first level stands in parentheses."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {_noted(inner)}" for name, inner in value.items() if inner is not None)
+        parts = (f"{name} {_noted(inner, within=True)}" for name, inner in value.items() if inner is not None)
+        return f"({', '.join(parts)})" if within else ", ".join(parts)
     return ", ".join(map(_noted, value)) if isinstance(value, list) else str(value)
 
 

@@ -71,6 +71,16 @@ def test_apply_restores_with_data_and_says_so_in_the_file(weights: Path, tmp_pat
     checked = run("verify", file, *NETWORK, "--weights", weights)
     assert checked.code == 0, checked.err
     assert "were re-fitted or trained after the cut" in checked.out
+    seen = run("inspect", file)
+    lines = [" ".join(line.split()) for line in seen.out.splitlines()]
+    (restored,) = [line for line in lines if line.startswith("restored")]
+    assert "right after the cut" in restored
+    assert "after least squares and mean (48 images)" in restored
+    assert "after batch norm (64 images)" in restored
+    assert any(line.startswith("re-fitted 2 layers; largest relative squared error") for line in lines)
+    assert "Layers re-fitted" in lines
+    assert "steps" not in seen.out  # no key of the JSON
+    assert "fingerprint" not in seen.out
     tabled = run(*words, *DATA, *RESTORE, *out, "-q", "--force")
     assert "Restored without training" in tabled.out
     assert "after batch norm" in " ".join(tabled.out.split())

@@ -5,13 +5,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import TypeAdapter
 from test_result_table import evaluation, record
 from torch import nn
 
 from secateur.graph import trace
 from secateur.record import Restoration, RestoreStep, read_record, write_record
 from secateur.report import report_markdown, restored_facts, restored_grid, result_facts, result_grid
-from secateur.report.restored import error_grid
+from secateur.report.restored import error_grid, refitted_facts, told_restorations
 
 FOUND = Restoration(
     cut=1,
@@ -82,3 +83,20 @@ def test_a_record_of_an_earlier_version_has_nothing_restored(tmp_path: Path) -> 
 def test_what_was_only_restored_is_not_called_fine_tuned(trained: bool, title: str) -> None:
     done = replace(record(), restored=(FOUND,), phases=record().phases if trained else ())
     assert [row[0] for row in result_grid(done).rows] == ["dense", title]
+
+
+def test_a_model_file_tells_it_without_times_and_another_form_is_no_error() -> None:
+    timeless = replace(FOUND, steps=tuple(replace(step, seconds=0.0) for step in FOUND.steps))
+    told = told_restorations({"restored": TypeAdapter(Restoration).dump_python(timeless, mode="json")})
+    assert told == (timeless,)
+    assert dict(restored_facts(told))["restored"] == (
+        "top-1 43.10 % right after the cut, 88.20 % after least squares (512 images), 90.10 % after batch norm (1,000 "
+        "images)"
+    )
+    assert refitted_facts(told) == (
+        ("re-fitted", "1 layer; largest relative squared error 0.2500 before and 0.0312 after"),
+    )
+    assert (
+        told_restorations({}) == told_restorations({"restored": None}) == told_restorations({"restored": "yes"}) == ()
+    )
+    assert refitted_facts(()) == refitted_facts((replace(FOUND, errors={}),)) == ()
