@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.criteria.accumulator import present_processes
-from secateur.criteria.batch_runs import call_of, checked_samples
+from secateur.criteria.batch_runs import call_of, checked_samples, misfit_named
 from secateur.criteria.reconstruction.listening import left_at_rest
 from secateur.errors import DataError
 from secateur.graph.inputs import run
@@ -34,8 +34,8 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
             part, and what all find is averaged.
 
     Raises:
-        DataError: there are no batches, one is empty, a layer gets one value per channel, which has no
-            variance, or one that is not finite.
+        DataError: there are no batches, one is empty, the model does not run on one, a layer gets one value per
+            channel, which has no variance, or one that is not finite.
         UsageError: data and model are on different devices.
         TrainingError: memory ran out.
     """
@@ -76,16 +76,16 @@ def _run_all(model: nn.Module, batches: Iterable[Batch], processes: Processes) -
     for number, batch in enumerate(batches, start=1):
         samples = checked_samples(model, batch, number, processes)
         if samples > 1 or (samples and largest <= 1):
-            try:
-                with memory_named(samples):
+            with memory_named(samples), misfit_named(model, batch, number):
+                try:
                     run(model, call_of(batch))
-            except ValueError as error:
-                if "more than 1 value per channel" not in str(error):
-                    raise
-                raise DataError(
-                    f"batch {number} gives a batch norm one value per channel, which has no variance; give batches of "
-                    "two samples or more"
-                ) from error
+                except ValueError as error:
+                    if "more than 1 value per channel" not in str(error):
+                        raise
+                    raise DataError(
+                        f"batch {number} gives a batch norm one value per channel, which has no variance; give batches "
+                        "of two samples or more"
+                    ) from error
         largest = max(largest, samples)
     if number == 0:
         raise DataError("batch norm cannot be measured anew without batches; give at least one")

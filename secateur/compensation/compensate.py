@@ -145,7 +145,8 @@ def compensate(
     Raises:
         UsageError: there is no such ``how``, or data and models are on different devices.
         PlanError: the plan is not of ``model``, or ``small`` is not what it leaves.
-        DataError: there are no batches, or one is empty.
+        DataError: there are no batches, one is empty, or the models do not run on one.
+        TraceError: ``graph`` is None, and ``model`` does not run on the first batch.
         TrainingError: memory ran out.
     """
     if how not in get_args(How):

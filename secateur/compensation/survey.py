@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from secateur.criteria.batch_runs import call_of
+from secateur.criteria.batch_runs import call_of, misfit_named
 from secateur.criteria.reconstruction import NormsBehind, Reader, reader_at
 from secateur.criteria.reconstruction.listening import Listener, left_at_rest
 from secateur.errors import PlanError
@@ -39,6 +39,9 @@ def survey(small: nn.Module, graph: ChannelGraph, plan: Plan, batch: Batch) -> S
         graph: of the model before the cut.
         plan: from that model to ``small``.
         batch: to run ``small`` on once.
+
+    Raises:
+        DataError: ``small`` does not run on it.
     """
     found = Survey()
     after = graph.after(plan)
@@ -53,7 +56,12 @@ def survey(small: nn.Module, graph: ChannelGraph, plan: Plan, batch: Batch) -> S
             read.setdefault((inputs.data_ptr(), inputs._version), []).append(readers[path])
             seen.add(path)
 
-    with left_at_rest(small), NormsBehind(small, readers) as norms, Listener(small, readers, heard) as listener:
+    with (
+        left_at_rest(small),
+        NormsBehind(small, readers) as norms,
+        Listener(small, readers, heard) as listener,
+        misfit_named(small, batch, 1),
+    ):
         listener.run(_few(call_of(batch)))
     found.norm_behind = norms.found()
     found.waves = list(read.values())

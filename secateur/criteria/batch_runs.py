@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from secateur.criteria.accumulator import present_processes
 from secateur.criteria.observation import Observation
-from secateur.errors import DataError, UsageError
+from secateur.errors import DataError, SecateurError, UsageError
 from secateur.graph.inputs import batch_size_of, run, tensors_of
+from secateur.graph.misfit import does_not_run
 from secateur.graph.slots import mode_of, preserved, randomness_preserved, stored_tensors
+from secateur.memory import ran_out
 from secateur.names import unknown_name
 from secateur.randomness import derive_seed
 from secateur.training import Batch, Processes, sum_over_processes
@@ -160,6 +162,23 @@ def call_of(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, Mapping):
         return (), dict(inputs)
     return (tuple(inputs) if isinstance(inputs, tuple) else (inputs,)), {}
+
+
+@contextlib.contextmanager
+def misfit_named(model: nn.Module, batch: Any, number: int) -> Iterator[None]:
+    """Say in one sentence that a model does not take a batch on which it is run inside the block.
+
+    Raises:
+        DataError: the forward failed; says in which layer, at which shape, and what would fit.
+    """
+    try:
+        yield
+    except SecateurError:
+        raise
+    except Exception as error:
+        if ran_out(error) is not None:
+            raise
+        raise DataError(str(does_not_run(model, call_of(batch), error, given=f"batch {number},"))) from error
 
 
 def checked_samples(model: nn.Module, batch: Any, number: int, processes: Processes) -> int:

@@ -22,24 +22,25 @@ _WRAP = "wrap it in a file.py:function whose module takes one batch of images (N
 _PASS = "pass inputs of the shape that it was made for (--input CxHxW, or other --data)"
 
 
-def does_not_run(model: nn.Module, call: Call, error: BaseException) -> TraceError:
+def does_not_run(model: nn.Module, call: Call, error: BaseException, *, given: str = "example inputs") -> TraceError:
     """Return what to raise after a forward failed: where, why, and the way out.
 
     Args:
         model: whose forward failed.
         call: what it was called with.
         error: what it raised; its traceback says in which module.
+        given: what the inputs are, for the sentence.
     """
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs.tensors_of(call))
     name = type(model).__name__
     short = ran_out(error)
     if short is not None:
         return TraceError(
-            f"out of memory when {name} was run on example inputs of shape {shapes}{asked_for(short)}; use smaller "
+            f"out of memory when {name} was run on {given} of shape {shapes}{asked_for(short)}; use smaller "
             "inputs (--input CxHxW), or a machine with more memory"
         )
     reason, fix = _other_arguments(model, call, error) or _in_a_layer(model, error) or _in_code(model, error)
-    return TraceError(f"{name} does not run on example inputs of shape {shapes}: {reason}; {fix}")
+    return TraceError(f"{name} does not run on {given} of shape {shapes}: {reason}; {fix}")
 
 
 def returns_no_tensor(model: nn.Module, result: object) -> TraceError:
@@ -90,15 +91,15 @@ def _in_a_layer(model: nn.Module, error: BaseException) -> tuple[str, str] | Non
             )
         if given.shape[1] != module.in_channels:
             return (
-                f"{place} for {module.in_channels} channels, but gets {given.shape[1]}, in {shape}",
+                f"{place} for {counted(module.in_channels, 'channel')}, but gets {given.shape[1]}, in {shape}",
                 f"{_PASS}, or build it for {given.shape[1]}",
             )
     is_norm = isinstance(module, nn.modules.batchnorm._NormBase)
     if is_norm and given.dim() > 1 and given.shape[1] != module.num_features:
-        return f"{place} for {module.num_features} channels, but gets {given.shape[1]}, in {shape}", _PASS
+        return f"{place} for {counted(module.num_features, 'channel')}, but gets {given.shape[1]}, in {shape}", _PASS
     if isinstance(module, nn.Linear) and given.shape[-1] != module.in_features:
         return (
-            f"{place} for {module.in_features} features, but gets {given.shape[-1]}, in {shape}",
+            f"{place} for {counted(module.in_features, 'feature')}, but gets {given.shape[-1]:,}, in {shape}",
             f"{_PASS}, or replace the flattening before it by global pooling",
         )
     if isinstance(module, nn.Embedding) and given.is_floating_point():

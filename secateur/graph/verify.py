@@ -16,6 +16,7 @@ from secateur.graph.copying import copy_model, forget_kept
 from secateur.graph.flow import Call
 from secateur.graph.inputs import ExampleInputs
 from secateur.graph.masking import masked_call
+from secateur.graph.misfit import does_not_run
 from secateur.graph.outputs import chosen_outputs, outputs_of
 from secateur.graph.plan import Plan
 from secateur.graph.proof import EXACT, OutputProof, Proof
@@ -87,7 +88,7 @@ def verify(
                 return _prove(model, small, plan, call, names, precision, own_weights=own_weights, seed=seed)
             except _OriginalFailedError as error:
                 failed = error
-    raise TraceError(f"{type(model).__name__} does not run on the example inputs: {failed.reason}") from failed
+    raise TraceError(failed.sentence) from failed
 
 
 @dataclass(frozen=True)
@@ -109,9 +110,9 @@ class _Precision:
 
 
 class _OriginalFailedError(Exception):
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+    def __init__(self, sentence: str) -> None:
+        super().__init__(sentence)
+        self.sentence = sentence
 
 
 def _prove(
@@ -196,9 +197,10 @@ def _compare(
         try:
             original = outputs_of(wide, names, lambda: inputs.run(wide, _fresh(given)), scales)
         except Exception as error:
-            raise _OriginalFailedError(_first_line(error)) from error
+            reason = error if isinstance(error, SecateurError) else does_not_run(wide, given, error)
+            raise _OriginalFailedError(str(reason)) from error
         if not original:
-            raise _OriginalFailedError("it returns no tensor")
+            raise _OriginalFailedError(f"{type(wide).__name__} returns no tensor; let its forward return its outputs")
         masked = outputs_of(wide, names, lambda: masked_call(wide, plan, _fresh(given), _means(plan)), scales)
         zeroed = masked
         if plan.approximate:

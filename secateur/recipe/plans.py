@@ -154,6 +154,7 @@ def apply_plan(
 
     Raises:
         PlanError: the plan was made for another model.
+        DataError: the model does not take the data's images.
         UsageError: something is to be restored, and there is no data.
         VerificationError: the cut could not be proved; no file is written.
     """
@@ -163,12 +164,13 @@ def apply_plan(
             "no weights were given, and layers of a network with random ones would be fitted to noise; give --weights, "
             "or leave out --compensate and --bn-images"
         )
+    graph = None if restore.is_off else subject.trace()  # before the cut, because it says which data does not fit
     small, proof = proved_cut(subject.model, plan, subject.example_inputs)
     found = None
-    if not restore.is_off:
+    if graph is not None:
         assert subject.data is not None
         task = SupervisedTask(subject.data, seed=seed, device=str(subject.example_inputs.device))
-        cut = Cut(1, subject.model, small, plan, subject.trace(), last=True)
+        cut = Cut(1, subject.model, small, plan, graph, last=True)
         found = restored(cut, task, restore, measured=subject.data.size("validation") > 0, tell=tell)
     save(
         small,

@@ -84,6 +84,17 @@ def colour() -> dict[str, object]:
     }
 
 
+def flat_network() -> nn.Module:
+    body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 3), nn.ReLU())
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(4 * 49, 3))
+
+
+def large() -> dict[str, object]:
+    images, labels = _samples(60, 1)
+    padded = nn.functional.pad(images, (1, 1, 1, 1))
+    return {"train": (padded, labels), "test": (padded, labels)}
+
+
 def many_classes() -> dict[str, object]:
     images, _labels = _samples(60, 1)
     return {"train": (images, torch.arange(60) % 10), "test": (images, torch.arange(60) % 10)}

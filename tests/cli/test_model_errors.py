@@ -21,7 +21,7 @@ ODD = ODD_MODELS.read_text()
         ("signals", ("'0' is of type Conv1d, which takes (N, C, L), but gets (2, 1, 9, 9)", "wrap it")),
         ("videos", ("'0' is of type Conv3d, which takes (N, C, D, H, W), but gets (2, 1, 9, 9)", "wrap it")),
         ("colour", ("'0' is of type Conv2d for 3 channels, but gets 1", "--input CxHxW", "build it for 1")),
-        ("large", ("'3' is of type Linear for 2048 features, but gets 648", "--input CxHxW", "pooling")),
+        ("large", ("'3' is of type Linear for 2,048 features, but gets 648", "--input CxHxW", "pooling")),
         ("deep", ("Kernel size can't be greater than actual input size in its layer '4'",)),
         ("Words", ("'embedding' is of type Embedding, which takes integers, but gets float32", "from Python")),
     ],

@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from cli_command import Ran, refused, run
+from cli_toy import flat_network
 
 from secateur.cli import choices
 from secateur.cli.options import RestoreOptions
@@ -102,3 +104,24 @@ def test_a_plan_says_where_it_is_not_what_a_run_decides(weights: Path, tmp_path:
     assert any("gate_decorator trains before it decides" in note for note in json.loads(ran.out)["notes"])
     ran = planned(weights, tmp_path, "--method", "global", "--criterion", "l2", "--json", "--force")
     assert not any("shows how much goes" in note for note in json.loads(ran.out)["notes"])
+
+
+@pytest.mark.parametrize(
+    ("data", "parts"),
+    [
+        ("colour", ("which are 3×9×9", "its layer '0' is of type Conv2d for 1 channel, but gets 3")),
+        ("large", ("which are 1×11×11", "its layer '6' is of type Linear for 196 features, but gets 324")),
+    ],
+)
+def test_data_of_another_shape_is_refused_before_anything_is_written(
+    data: str, parts: tuple[str, ...], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    torch.save(flat_network().state_dict(), tmp_path / "weights.pt")
+    network = ("--model", f"{TOY}:flat_network", "--weights", tmp_path / "weights.pt")
+    plan = tmp_path / "plan.json"
+    assert run("plan", *network, "--input", "1x9x9", "--macs", "0.6", "--out", plan).code == 0
+    for asked in (("--compensate", "both"), ("--bn-images", "64"), ()):
+        words = ("apply", plan, *network, "--data", f"{TOY}:{data}", *asked, "--out", tmp_path / "small.safetensors")
+        refused(run(*words), "does not run on example inputs of shape", *(parts if asked else parts[1:]))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "weights.pt"]

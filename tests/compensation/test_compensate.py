@@ -218,3 +218,24 @@ def test_what_cannot_be_compensated_is_refused() -> None:
     other: Plan = trace(Joined(), ALL[:2]).plan({})
     with pytest.raises(PlanError, match="made for"):
         compensate(model, small, other, lambda: DATA, "mean", graph=graph)
+
+
+@pytest.mark.parametrize(
+    ("shape", "number", "reason"),
+    [
+        ((4, 1, 8, 8), 1, r"is of type Conv2d for 3 channels, but gets 1, in .*; pass inputs of the shape"),
+        ((4, 2, 8, 8), 2, r"is of type Conv2d for 3 channels, but gets 2, in .*; pass inputs of the shape"),
+        ((4, 3, 9, 9), 1, r"'linear' is of type Linear for 48 features, but gets 75"),
+    ],
+)
+def test_images_that_a_model_does_not_take_are_named(shape: tuple[int, ...], number: int, reason: str) -> None:
+    model = Joined().eval()
+    small, plan, graph = halved(model)
+    before = {name: tensor.clone() for name, tensor in small.state_dict().items()}
+    batches = [*images(4), torch.zeros(shape)][-number:]
+    with pytest.raises(DataError, match=rf"Joined does not run on batch {number}, of shape .*{reason}"):
+        compensate(model, small, plan, batches, "both", graph=graph)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in small.state_dict().items())
+    assert not any(
+        module._forward_hooks or module._forward_pre_hooks for module in (*model.modules(), *small.modules())
+    )

@@ -4,7 +4,7 @@ import copy
 
 import pytest
 import torch
-from cut_nets import images
+from cut_nets import images, resnet
 from torch import Tensor, nn
 
 from secateur.compensation import reestimate_batch_norm
@@ -98,4 +98,12 @@ def test_without_anything_to_measure_nothing_is_lost() -> None:
         reestimate_batch_norm(tiny, images(1))
     assert tiny[1].momentum == 0.1
     assert not tiny[1].running_mean.any()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_images_that_the_model_does_not_take_are_named_and_nothing_is_lost() -> None:
+    model = resnet()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(DataError, match=r"does not run on batch 2, of shape \(4, 1, 8, 8\): .* 3 channels, but gets 1"):
+        reestimate_batch_norm(model, [torch.randn(4, 3, 8, 8), torch.randn(4, 1, 8, 8)])
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -37,7 +37,7 @@ class Listener:
 
     def __init__(self, model: nn.Module, paths: Iterable[str], heard: Heard) -> None:
         """Prepare to listen to the convolutions and linear layers at ``paths``."""
-        self._model = model
+        self.model = model
         self._paths = tuple(dict.fromkeys(paths))
         self._heard = heard
         self._handles: list[RemovableHandle] = []
@@ -48,7 +48,7 @@ class Listener:
     def __enter__(self) -> Self:
         """Put up the hooks."""
         for path in self._paths:
-            module = self._model.get_submodule(path)
+            module = self.model.get_submodule(path)
             self._handles.append(module.register_forward_pre_hook(partial(self._reads, path), with_kwargs=True))
         return self
 
@@ -62,7 +62,7 @@ class Listener:
         """Run the model, the first time to its end, then as far as anything is heard."""
         self._runs, self._ended = dict.fromkeys(self._paths, 0), False
         with contextlib.suppress(_AllRead):
-            run(self._model, call)
+            run(self.model, call)
         if self._once is None:
             self._once = set(self._runs.values()) == {1}
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from secateur.criteria.accumulator import present_processes
-from secateur.criteria.batch_runs import Told, call_of, checked_samples
+from secateur.criteria.batch_runs import Told, call_of, checked_samples, misfit_named
 from secateur.criteria.reconstruction.listening import Listener, left_at_rest
 from secateur.criteria.reconstruction.read_layer import READABLE
 from secateur.criteria.reconstruction.reading_sums import Reader as Reader
@@ -106,7 +106,7 @@ def collect(
 
     Raises:
         UsageError: a reader never ran, or not as often as in the target model; data and model are on different devices.
-        DataError: there are no batches, or one is empty.
+        DataError: there are no batches, one is empty, or a model does not run on one.
         TrainingError: memory ran out.
     """
     if target_model is not None and rows_per_image is not None:
@@ -128,7 +128,7 @@ def collect(
                 sums.begin(samples, (seed, "rows", done, processes.rank))
                 for listener in listeners:
                     torch.manual_seed(derive_seed(seed, "reconstruction", done, processes.rank))
-                    with memory_named(samples):
+                    with memory_named(samples), misfit_named(listener.model, batch, done + 1):
                         listener.run(call_of(batch))
                 sums.end()
             done += 1
