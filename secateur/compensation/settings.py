@@ -32,6 +32,10 @@ class RestoreSettings:
         """Refuse settings that cannot work."""
         if self.compensate not in get_args(How):
             raise UsageError(unknown_name("setting of restore.compensate", str(self.compensate), get_args(How)))
+        for name in ("images", "batch_norm_images"):
+            count = getattr(self, name)
+            if isinstance(count, bool) or not isinstance(count, int):
+                raise UsageError(f"restore.{name} is {count!r}, but must be a whole number of images, such as 512")
         if self.images < 1:
             raise UsageError(f"restore.images is {self.images}, but must be at least 1")
         if self.batch_norm_images < 0 or self.batch_norm_images == 1:

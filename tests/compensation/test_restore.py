@@ -1,6 +1,7 @@
 """A trained network that is cut and restored without training: accuracy comes back, step by step."""
 
 import copy
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -125,6 +126,13 @@ def test_few_images_are_read_once_and_many_every_time(monkeypatch: pytest.Monkey
     list(many())
     list(many())
     assert len(reads) == before + 2
+
+
+@pytest.mark.parametrize("name", ["images", "batch_norm_images"])
+@pytest.mark.parametrize("count", ["a", "8", 2.5, 8.0, True, None, [8], float("nan")])
+def test_what_is_no_whole_number_is_refused(name: str, count: object) -> None:
+    with pytest.raises(UsageError, match=rf"restore\.{name} is {re.escape(repr(count))}, but must be a whole number"):
+        RestoreSettings(**{name: count})  # type: ignore[arg-type]
 
 
 def test_settings_that_cannot_work_are_refused() -> None:

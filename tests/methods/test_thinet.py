@@ -417,10 +417,21 @@ def test_a_layer_whose_reader_is_no_convolution_is_named_before_anything_runs() 
     ({"layer_epochs": 1.5}, "layer_epochs is 1.5"),
     ({"longer": {"a": -1}}, "longer for 'a' is -1"),
     ({"finetune_epochs": -1}, "finetune_epochs is -1"),
+    ({"rows_per_image": 4}, "rows_per_image is 4, but statistics exact takes every position, so .*: rows$"),
+    ({"keep": {"*": 0.5}, "round_to": 8}, "round_to is 8, but keep decides .*; leave it out, or give a budget"),
+    ({"keep": {"*": 0.5}, "scope": "global"}, "scope is global, but keep decides how many filters each layer keeps"),
+    ({"variant": "random", "statistics": "rows"}, "statistics is rows, but the variant random"),
 ])  # fmt: skip
 def test_settings_that_cannot_work_are_refused(settings: dict[str, object], words: str) -> None:
     with pytest.raises(UsageError, match=words):
         ThiNet(**settings)  # type: ignore[arg-type]
+
+
+def test_what_says_something_is_taken() -> None:
+    assert ThiNet(statistics="rows", rows_per_image=4).rows_per_image == 4
+    assert ThiNet(round_to=8, scope="global").scope == "global"
+    assert ThiNet(keep={"*": 0.5}, scope="local", round_to=1, rows_per_image=10, min_units=4).min_units == 4
+    assert ThiNet(variant="random", images=50).images == 50  # so that variants can be compared by nothing else
 
 
 # ----------------------------------------------------------------- the parts, by hand

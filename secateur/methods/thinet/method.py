@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, TypeAdapter
 from torch import nn
@@ -12,7 +12,7 @@ from torch import nn
 from secateur.compensation import RESTORE_NOTHING, RestoreSettings
 from secateur.cost import Budget, MinimumWarning, Scope, allocate
 from secateur.criteria import score
-from secateur.errors import BudgetError, UsageError
+from secateur.errors import BudgetError
 from secateur.graph import ChannelGraph, Group, Plan
 from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.cut_words import nothing_to_cut
@@ -23,9 +23,9 @@ from secateur.methods.scoring_data import STAND_IN
 from secateur.methods.step_records import DENSE, recorded
 from secateur.methods.stepping import Residual
 from secateur.methods.streams import SPARED, cuts_streams, sparing_streams
+from secateur.methods.thinet.checks import check_settings
 from secateur.methods.thinet.choosing import BY_OUTPUT, Chooser, Rows, Variant, check_readers, largest
 from secateur.methods.thinet.layers import (
-    check_keep,
     check_longer,
     epochs_after,
     in_forward_order,
@@ -33,7 +33,6 @@ from secateur.methods.thinet.layers import (
     stretches,
 )
 from secateur.methods.thinet.published import EPOCHS, FINETUNE, RECOVER, departures, trains_as_published
-from secateur.names import unknown_name
 from secateur.training import Store, Task, TrainSettings
 
 
@@ -64,7 +63,7 @@ class ThiNet:
     reweight: bool | None = None  # scale the next layer's inputs; None: with thinet and thinet_tpami, as in the paper
     statistics: Literal["exact", "rows"] = "exact"  # over all positions, or over rows sampled as the authors do
     images: int | None = None  # training images to look at; None: 512, of rows 10 per class up to 10,000
-    rows_per_image: int = 10  # of rows: pairs of a filter and a position of each image
+    rows_per_image: int = 10  # of statistics rows: pairs of a filter and a position of each image
     keep: Mapping[str, float] = field(default_factory=dict)  # pattern of layers → share of filters that stays
     skip: tuple[str, ...] = ()  # patterns of layers that are left alone
     residual: Residual = "spare"  # or inner, group
@@ -72,7 +71,9 @@ class ThiNet:
     min_units: int = 1  # that every layer keeps
     round_to: int = 1  # of a budget: kept sizes are multiples of this
     together: Literal["layer", "block"] = "layer"  # block: train once for all layers of a residual block
-    layer_epochs: float = 1  # passes over the training data after each layer but the last, or a part of one; 0: none
+    layer_epochs: float = (
+        1  # passes over the training data after each layer but the last, or a part of one; 0: none at all
+    )
     longer: Mapping[str, float] = field(default_factory=dict)  # pattern of layers → passes after these instead
     recover: TrainSettings | None = RECOVER  # how to train between layers; None: as in the fine-tuning
     evaluate_steps: bool = True  # measure the validation accuracy right after every cut
@@ -82,32 +83,8 @@ class ThiNet:
     seed: int = 0  # of sampled rows and of the variant random
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot work."""
-        for name, choices in (
-            ("variant", get_args(Variant)),
-            ("statistics", ("exact", "rows")),
-            ("residual", get_args(Residual)),
-            ("together", ("layer", "block")),
-        ):
-            if getattr(self, name) not in choices:
-                raise UsageError(unknown_name(f"setting of {name}", str(getattr(self, name)), choices))
-        check_keep(self.keep)
-        for name, least in (("rows_per_image", 1), ("min_units", 1), ("round_to", 1), ("finetune_epochs", 0)):
-            if getattr(self, name) < least:
-                raise UsageError(f"{name} is {getattr(self, name)}, but must be at least {least}")
-        if self.images is not None and self.images < 1:
-            raise UsageError(f"images is {self.images}, but must be at least 1")
-        passes = {"layer_epochs": self.layer_epochs} | {f"longer for {name!r}": e for name, e in self.longer.items()}
-        for what, epochs in passes.items():
-            if not epochs >= 0 or (epochs > 1 and epochs != int(epochs)):
-                raise UsageError(
-                    f"{what} is {epochs:g}; give whole passes over the training data, or a part of one between 0 and 1"
-                )
-
-        if self.statistics == "rows" and self.variant not in BY_OUTPUT and not self.reweights:
-            raise UsageError(
-                f"statistics is rows, but the variant {self.variant} without reweight looks at no outputs; leave it out"
-            )
+        """Refuse settings that cannot work, or would do nothing."""
+        check_settings(self)
 
     @property
     def reweights(self) -> bool:
