@@ -6,16 +6,19 @@ from collections.abc import Iterable
 ALL, SOME = 30, 4  # names that are all listed, and how many are of more
 
 
-def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
+def unknown_name(kind: str, name: str, known: Iterable[str], *, rather: Iterable[str] = ()) -> str:
     """Return the sentence that refuses ``name``: the nearest known name if one is near, else all of them, if not many.
 
     Args:
         kind: what the name names, such as ``"criterion"``.
         name: the name that the user gave.
         known: the names that exist.
+        rather: those of them that would serve, such as the layers that may be cut: others are suggested only where
+            none of these is near, and are not listed where there are any of these.
     """
-    choices = sorted(known)
-    near = None if is_pattern(name) else nearest_name(name, choices)
+    useful, every = sorted(rather), sorted(known)
+    choices = useful or every
+    near = None if is_pattern(name) else nearest_name(name, choices) or nearest_name(name, every)
     if near is not None:
         return f"unknown {kind} {name!r}; did you mean {near!r}?"
     if not choices:

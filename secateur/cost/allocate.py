@@ -203,7 +203,8 @@ def _open_groups(
             raise PlanError(f"the scores of group {name!r} hold NaN; score with sound weights")
     for pattern in lock:
         if not any(fnmatch.fnmatchcase(group.name, pattern) for group in graph.groups):
-            raise PlanError(unknown_name("group to lock", pattern, graph.by_name))
+            can_be = [group.name for group in graph.groups if choices.may_cut(group)]
+            raise PlanError(unknown_name("group to lock", pattern, graph.by_name, rather=can_be))
     return [
         group
         for group in graph.groups

@@ -1,6 +1,6 @@
 """What a channel graph is made of: tensors, the units of their dimensions, groups of units. Numbers and names only."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -147,3 +147,8 @@ class Group:
             if mine.any():
                 found.append(Member(dim.parameter, dim.dim, dim.role, np.where(mine, dim.units - self.offset, -1)))
         return tuple(found)
+
+
+def names_to_cut(groups: Iterable[Group]) -> list[str]:
+    """Return the names of the groups that may be cut, in order."""
+    return [group.name for group in groups if group.prunable]

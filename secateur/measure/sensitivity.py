@@ -177,7 +177,8 @@ def groups_to_scan(
     for pattern in patterns:
         found = [group for group in graph.groups if fnmatch.fnmatchcase(group.name, pattern)]
         if not found:
-            raise PlanError(unknown_name("group", pattern, graph.by_name))
+            can_be = [group.name for group in graph.groups if not _why_not(group)]
+            raise PlanError(unknown_name("group", pattern, graph.by_name, rather=can_be))
         if all(_why_not(group) for group in found):
             raise PlanError(
                 f"group {found[0].name!r} cannot be cut: {_why_not(found[0])}; `secateur groups` lists those that can"

@@ -405,6 +405,16 @@ def test_a_layer_whose_reader_is_no_convolution_is_named_before_anything_runs() 
     assert ThiNet(skip=("first",)).decide(graph, net, Budget(params=0.9)).kept_sizes().keys() == {"up"}
 
 
+def test_layers_that_can_be_cut_are_suggested_before_those_that_cannot() -> None:
+    net, graph = chain()  # out gives the logits, so that it is locked
+    with pytest.raises(PlanError, match=r"unknown layer to cut 'conv\*'; choose one of: first, hidden, second$"):
+        ThiNet(keep={"conv*": 0.5}).decide(graph, net, None)
+    with pytest.raises(PlanError, match="unknown layer to skip 'firsst'; did you mean 'first'"):
+        ThiNet(keep={"*": 0.5}, skip=("firsst",)).decide(graph, net, None)
+    with pytest.raises(PlanError, match="unknown layer in longer 'hiden'; did you mean 'hidden'"):
+        ThiNet(keep={"*": 0.5}, longer={"hiden": 2}).decide(graph, net, None)
+
+
 @pytest.mark.parametrize(("settings", "words"), [
     ({"variant": "thinnet"}, "did you mean 'thinet'"),
     ({"statistics": "row"}, "did you mean 'rows'"),

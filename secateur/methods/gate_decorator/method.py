@@ -222,7 +222,7 @@ class GateDecorator:
         """
         for pattern in self.lock:
             if not fnmatch.filter(graph.by_name, pattern):
-                raise UsageError(unknown_name("group to lock", pattern, graph.by_name))
+                raise UsageError(unknown_name("group to lock", pattern, graph.by_name, rather=gates.by_group))
         open_ = [
             name
             for name in gates.by_group

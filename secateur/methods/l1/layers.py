@@ -7,6 +7,7 @@ from typing import Literal
 
 from secateur.errors import PlanError
 from secateur.graph import ChannelGraph, Group
+from secateur.graph.units import names_to_cut
 from secateur.names import unknown_name
 
 Residual = Literal["spare", "inner", "shortcut", "group"]
@@ -28,7 +29,7 @@ def cuttable_layers(
     """
     for pattern in skip:
         if not any(fnmatch.fnmatchcase(group.name, pattern) for group in graph.groups):
-            raise PlanError(unknown_name("layer to skip", pattern, graph.by_name))
+            raise PlanError(unknown_name("layer to skip", pattern, graph.by_name, rather=names_to_cut(graph.groups)))
     return [
         group
         for group in graph.groups
@@ -58,7 +59,7 @@ def shares_for(
             continue
         matched = [group for group in graph.groups if fnmatch.fnmatchcase(group.name, pattern)]
         if not matched:
-            raise PlanError(unknown_name("layer to cut", pattern, graph.by_name))
+            raise PlanError(unknown_name("layer to cut", pattern, graph.by_name, rather=open_names))
         raise PlanError(f"the ratio for {pattern!r} reaches no layer that may be cut: {_reason(matched[0], streams)}")
     shares: dict[str, Fraction] = {}
     for name in open_names:

@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from secateur.criteria.scoring import Combine
 from secateur.errors import PlanError
 from secateur.graph import ChannelGraph, Group
-from secateur.graph.units import UnitArray
+from secateur.graph.units import UnitArray, names_to_cut
 from secateur.names import unknown_name
 
 NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -95,10 +95,11 @@ def refuse_unknown(graph: ChannelGraph, lock: Sequence[str]) -> None:
     Raises:
         PlanError: there is one; the nearest name is suggested.
     """
-    names = [*graph.by_name, *(entry.module for entry in selections_of(graph))]
+    selections = [entry.module for entry in selections_of(graph)]
+    names, can_be = [*graph.by_name, *selections], [*names_to_cut(graph.groups), *selections]
     for pattern in lock:
         if not any(_matches(name, (pattern,)) for name in names):
-            raise PlanError(unknown_name("layer to leave alone", pattern, names))
+            raise PlanError(unknown_name("layer to leave alone", pattern, names, rather=can_be))
 
 
 def layers_of(

@@ -7,6 +7,7 @@ from fractions import Fraction
 
 from secateur.errors import PlanError, UsageError
 from secateur.graph import ChannelGraph, Group
+from secateur.graph.units import names_to_cut
 from secateur.names import unknown_name
 
 
@@ -44,7 +45,7 @@ def kept_counts(
         if not fnmatch.filter(sizes, pattern):
             matched = fnmatch.filter(graph.by_name, pattern)
             if not matched:
-                raise PlanError(unknown_name("layer to cut", pattern, graph.by_name))
+                raise PlanError(unknown_name("layer to cut", pattern, graph.by_name, rather=sizes))
             raise PlanError(
                 f"keep for {pattern!r} reaches no layer that may be cut: "
                 f"{_reason(graph.group(matched[0]), streams=streams)}"
@@ -123,7 +124,7 @@ def check_longer(graph: ChannelGraph, longer: Iterable[str]) -> None:
     """
     for pattern in longer:
         if not fnmatch.filter(graph.by_name, pattern):
-            raise PlanError(unknown_name("layer in longer", pattern, graph.by_name))
+            raise PlanError(unknown_name("layer in longer", pattern, graph.by_name, rather=names_to_cut(graph.groups)))
 
 
 def epochs_after(stretch: Sequence[str], layer_epochs: float, longer: Mapping[str, float]) -> float:

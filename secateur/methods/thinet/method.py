@@ -71,9 +71,7 @@ class ThiNet:
     min_units: int = 1  # that every layer keeps
     round_to: int = 1  # of a budget: kept sizes are multiples of this
     together: Literal["layer", "block"] = "layer"  # block: train once for all layers of a residual block
-    layer_epochs: float = (
-        1  # passes over the training data after each layer but the last, or a part of one; 0: none at all
-    )
+    layer_epochs: float = 1  # passes over the training data after each layer but the last, or a part of one; 0: none
     longer: Mapping[str, float] = field(default_factory=dict)  # pattern of layers → passes after these instead
     recover: TrainSettings | None = RECOVER  # how to train between layers; None: as in the fine-tuning
     evaluate_steps: bool = True  # measure the validation accuracy right after every cut
