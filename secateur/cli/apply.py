@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from secateur.cli import choices, show
-from secateur.cli.options import CommonOptions, InputOptions, ModelOptions, RestoreOptions, spread
+from secateur.cli.options import CommonOptions, InputOptions, ModelOptions, ReadingOptions, RestoreOptions, spread
 
 
 @spread
@@ -15,6 +15,7 @@ def apply(
     plan: Annotated[Path, typer.Argument(help="plan written by `secateur plan --out`", metavar="PLAN.json")],
     model: ModelOptions,
     inputs: InputOptions,
+    reading: ReadingOptions,
     restoring: RestoreOptions,
     common: CommonOptions,
     out: Annotated[Path, typer.Option("--out", "-o", help="model file to write")] = Path("model.safetensors"),
@@ -32,10 +33,11 @@ def apply(
     recipe.check_target(out, force=force)
     settings = choices.restore(restoring)
     recipe.require_data(settings, data=inputs.data is not None)
+    size = choices.batch_size(reading, restores=not settings.is_off)
     read = recipe.read_plan(plan)
-    subject = choices.subject(model, inputs, common, plan)
+    subject = choices.subject(model, inputs, common, plan, reading=reading)
     tell = show.progress(quiet=common.quiet).note
-    done = recipe.apply_plan(subject, read, out, restore=settings, seed=common.seed, tell=tell)
+    done = recipe.apply_plan(subject, read, out, restore=settings, batch_size=size, seed=common.seed, tell=tell)
     if common.as_json:
         restored = {} if done.restored is None else {"restored": dataclasses.asdict(done.restored)}
         show.show_json({"model": str(out), "proof": done.proof.to_json(), **restored})

@@ -15,6 +15,7 @@ from secateur.cli.options import (
     DataOptions,
     InputOptions,
     ModelOptions,
+    ReadingOptions,
     RestoreOptions,
     SearchOptions,
 )
@@ -118,7 +119,33 @@ def restore(options: RestoreOptions) -> RestoreSettings:
     return settings
 
 
-def subject(model: ModelOptions, inputs: InputOptions, common: CommonOptions, *files: Path) -> Subject:
+def batch_size(options: ReadingOptions, *, restores: bool) -> int:
+    """Return how many images a mini-batch has.
+
+    Raises:
+        UsageError: an option on reading images, where none are read.
+    """
+    from secateur.errors import UsageError
+    from secateur.training import TrainSettings
+
+    for name in ("batch_size", "validation_share"):
+        value = getattr(options, name)
+        if value is not None and not restores:
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"--{flag} {value} says how images are read, and without --compensate or --bn-images none are; give "
+                f"one of these, or leave --{flag} out"
+            )
+    return TrainSettings().batch_size if options.batch_size is None else options.batch_size
+
+
+def subject(
+    model: ModelOptions,
+    inputs: InputOptions,
+    common: CommonOptions,
+    *files: Path,
+    reading: ReadingOptions | None = None,
+) -> Subject:
     """Return the dense model with its weights and example inputs.
 
     Args:
@@ -126,6 +153,10 @@ def subject(model: ModelOptions, inputs: InputOptions, common: CommonOptions, *f
         inputs: which inputs.
         common: where to compute.
         files: that may say which inputs the model takes, where ``inputs`` do not; the weight file is one too.
+        reading: how the images of the data are read.
+
+    Raises:
+        UsageError: inputs are asked for twice, or there is no data to read as ``reading`` says.
     """
     from secateur.errors import UsageError
     from secateur.recipe import DataChoice, build_subject, parse_shape, read_data, settle, shape_in_files
@@ -135,12 +166,21 @@ def subject(model: ModelOptions, inputs: InputOptions, common: CommonOptions, *f
             f"example inputs are asked for twice, by --input {inputs.input} and by --data {inputs.data}; give one of "
             "them"
         )
+    more: dict[str, object] = {}
+    if reading is not None:
+        if reading.augment is not None and inputs.data is None:
+            raise UsageError(
+                f"--augment {reading.augment} says how images are read, and there is no data; name it with --data, or "
+                "leave --augment out"
+            )
+        more = {"augmentation": reading.augment, "validation_share": reading.validation_share}
     place = machine(common)
     device = settle(place)
     shape = parse_shape(inputs.input) if inputs.input is not None else None
     data = None
     if inputs.data is not None:
-        choice = DataChoice(spec=inputs.data, root=inputs.data_root, normalize=inputs.normalize)
+        given = {name: value for name, value in more.items() if value is not None}
+        choice = DataChoice(spec=inputs.data, root=inputs.data_root, normalize=inputs.normalize, **given)  # type: ignore[arg-type]
         data = read_data(choice, place, model=model.model)
     elif shape is None:
         shape = shape_in_files((*files, *([Path(model.weights)] if model.weights is not None else [])))

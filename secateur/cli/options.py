@@ -103,6 +103,32 @@ class InputOptions:
 
 
 @dataclass(frozen=True)
+class ReadingOptions:
+    """How images are read, for commands that look at some of them but train on none."""
+
+    augment: Annotated[
+        Text,
+        option(
+            "Inputs",
+            help="as in `secateur prune`; images are not augmented here, but it says to which size they are brought, "
+            "such as imagenet:160",
+        ),
+    ] = None
+    validation_share: Annotated[
+        float | None,
+        option("Inputs", help="part of the training data set aside for validation, as in `secateur prune`; 0.1"),
+    ] = None
+    batch_size: Annotated[
+        int | None,
+        option(
+            "Inputs",
+            min=1,
+            help="images per mini-batch: fewer take less memory; batch norm is averaged over mini-batches; 128",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True)
 class BudgetOptions:
     """What the result may cost at most; all that are given hold."""
 

@@ -27,7 +27,7 @@ from secateur.recipe.proving import proved_cut
 from secateur.recipe.rundir import refuse_file_above
 from secateur.recipe.subject import Subject
 from secateur.record import Restoration
-from secateur.training import SupervisedTask
+from secateur.training import SupervisedTask, TrainSettings
 
 
 @dataclass(frozen=True)
@@ -139,6 +139,7 @@ def apply_plan(
     out: Path | str,
     *,
     restore: RestoreSettings = RESTORE_NOTHING,
+    batch_size: int = 128,
     seed: int = 0,
     tell: Callable[[str], None] = silent,
 ) -> Applied:
@@ -149,6 +150,7 @@ def apply_plan(
         plan: what to cut.
         out: the model file.
         restore: what is restored without training; the validation split says what came back.
+        batch_size: of the images that are looked at to restore.
         seed: of the order of the training images.
         tell: told what is being done.
 
@@ -169,7 +171,8 @@ def apply_plan(
     found = None
     if graph is not None:
         assert subject.data is not None
-        task = SupervisedTask(subject.data, seed=seed, device=str(subject.example_inputs.device))
+        reading = TrainSettings(batch_size=batch_size)
+        task = SupervisedTask(subject.data, settings=reading, seed=seed, device=str(subject.example_inputs.device))
         cut = Cut(1, subject.model, small, plan, graph, last=True)
         found = restored(cut, task, restore, measured=subject.data.size("validation") > 0, tell=tell)
     save(

@@ -7,6 +7,7 @@ import pytest
 import torch
 from cli_command import Ran, refused, run
 from cli_toy import flat_network
+from safetensors.torch import load_file
 
 from secateur.cli import choices
 from secateur.cli.options import RestoreOptions
@@ -125,3 +126,27 @@ def test_data_of_another_shape_is_refused_before_anything_is_written(
         words = ("apply", plan, *network, "--data", f"{TOY}:{data}", *asked, "--out", tmp_path / "small.safetensors")
         refused(run(*words), "does not run on example inputs of shape", *(parts if asked else parts[1:]))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["plan.json", "weights.pt"]
+
+
+def test_apply_reads_images_as_prune_does(weights: Path, tmp_path: Path) -> None:
+    assert planned(weights, tmp_path).code == 0
+    words = ("apply", tmp_path / "plan.json", *NETWORK, "--weights", weights)
+    out = ("--out", tmp_path / "small.safetensors")
+    refused(run(*words, *DATA, "--batch-size", "8", *out), "--batch-size 8 says how images are read", "--bn-images")
+    refused(run(*words, *DATA, "--validation-share", "0.2", *out), "--validation-share 0.2 says how images are read")
+    refused(run(*words, "--augment", "flip", *out), "--augment flip says how images are read, and there is no data")
+    refused(run(*words, *DATA, *RESTORE, "--augment", "flips", *out), "did you mean 'flip'")
+    assert not (tmp_path / "small.safetensors").exists()
+    found = {}
+    for name, more in {"whole": (), "quarters": ("--batch-size", "16"), "split": ("--validation-share", "0.5")}.items():
+        file = tmp_path / f"{name}.safetensors"
+        ran = run(*words, *DATA, "--bn-images", "64", *more, "--out", file, "-q", "--json")
+        assert ran.code == 0, ran.err
+        step = json.loads(ran.out)["restored"]["steps"][1]
+        assert step["images"] == 64
+        found[name] = (step["validation"]["samples"], load_file(file)["1.running_var"])
+    assert [samples for samples, _ in found.values()] == [16, 16, 80]
+    # Averages over mini-batches: of four quarters not quite what the whole gives, and of other images something else.
+    assert torch.allclose(found["quarters"][1], found["whole"][1], rtol=0.2)
+    assert not torch.equal(found["quarters"][1], found["whole"][1])
+    assert not torch.equal(found["split"][1], found["whole"][1])
