@@ -14,6 +14,7 @@ from typing import Any
 
 import graph_tables
 import pruning_tables
+import sparse_tables
 import thinet_tables
 import weights_tables
 from table_parts import machine, rows_to_markdown
@@ -192,11 +193,15 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "gates": pruning_tables.gates,
     "global_pruning": pruning_tables.global_pruning,
     "slimming_mnist": pruning_tables.slimming_mnist,
+    "thinet": thinet_tables.speed,
     "thinet_errors": thinet_tables.errors,
     "thinet_comparison": thinet_tables.comparison,
     "thinet_half": thinet_tables.half,
     "thinet_sizes": thinet_tables.sizes,
     "lenets": weights_tables.lenets,
+    "sparse_file": sparse_tables.sparse_file,
+    "sparse_fuzz": sparse_tables.sparse_fuzz,
+    "masked_step": sparse_tables.masked_step,
 }
 
 

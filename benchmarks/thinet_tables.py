@@ -4,6 +4,64 @@ from typing import Any
 
 from table_parts import machine, rows_to_markdown
 
+AIMS = {
+    "selection": "choosing × faster",
+    "total": "in all × faster",
+    "accumulation": "accumulation of a forward pass",
+    "gram": "error of G",
+}
+
+
+def speed(record: dict[str, Any]) -> str:
+    """Choosing by all positions of few images against sampled rows of many, layer by layer."""
+    rows = []
+    for row in record["rows"]:
+        memory, error = row["working_memory_mb"], row["held_out_error"]
+        exact = error["exact"][str(row["images"])]
+        rows.append(
+            [
+                f"`{row['layer']}`, {row['channels']} → {row['filters']}",
+                f"{row['images']}{'' if error['no_worse'] else ' (worse)'}",
+                f"{row['accumulation_of_forward']:.2f}",
+                f"{1e3 * row['selection_s']['exact']:.2f} / {1e3 * row['selection_s']['rows']:,.0f}",
+                f"{row['selection_ratio']:,.0f}×",
+                f"{row['whole_passes']['exact_s']:.1f} / {row['whole_passes']['rows_s_extrapolated']:,.0f}",
+                f"{row['whole_passes']['ratio']:.1f}×",
+                f"{row['passes_until_layer']['ratio']:.1f}×",
+                " / ".join(f"{100 * found['re-weighted']:.2f}" for found in (exact, error["rows"])),
+                f"{row['gram_error']:.0e}",
+                f"{memory['forward']:,.0f} / {', '.join(f'{mb:,.0f}' for mb in memory['exact'].values())} / "
+                f"{memory['rows']:,.0f}",
+            ]
+        )
+    head = [
+        "next layer, channels → filters",
+        "images, all positions",
+        "accumulation of a forward pass",
+        "choosing, ms: ours / rows",
+        "ratio",
+        "in all, s: ours / rows (extrapolated)",
+        "ratio",
+        "with passes that stop",
+        "error on other images, %: ours / rows",
+        "error of G",
+        "working memory, MB: forward / ours / rows",
+    ]
+    authors, options = record["authors"], record["options"]
+    aims = ", ".join(f"{AIMS[name]} {value:g}" for name, value in record["aims"].items())
+    batch = options["batch"]
+    note = (
+        f"VGG-16 with random weights at {options['side']} × {options['side']}, half of the channels kept; "
+        f"{options['rows']:,} rows, of which the seconds for the authors' {authors['images']:,} images × "
+        f"{authors['rows_per_image']} are extrapolated from seconds per image. Aims: {aims}. Errors with weights by "
+        f"least squares, on {options['held_out']} test images. Memory of ours: {batch} and {4 * batch} images. Medians of "
+        f"{options['rounds']} rounds, {options['threads']} thread{'s' * (options['threads'] != 1)}, load "
+        f"{record['load_average']['before'][0]:.1f} before on {record['load_average']['cores']} cores; "
+        f"{machine(record)}."
+    )
+    return f"{rows_to_markdown(head, rows)}\n\n{note}"
+
+
 WHAT = {"without w": "ThiNet, no weights", "with w": "ThiNet", "tpami": "ThiNet TPAMI"}
 
 
