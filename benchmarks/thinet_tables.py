@@ -54,8 +54,8 @@ def speed(record: dict[str, Any]) -> str:
         f"VGG-16 with random weights at {options['side']} × {options['side']}, half of the channels kept; "
         f"{options['rows']:,} rows, of which the seconds for the authors' {authors['images']:,} images × "
         f"{authors['rows_per_image']} are extrapolated from seconds per image. Aims: {aims}. Errors with weights by "
-        f"least squares, on {options['held_out']} test images. Memory of ours: {batch} and {4 * batch} images. Medians of "
-        f"{options['rounds']} rounds, {options['threads']} thread{'s' * (options['threads'] != 1)}, load "
+        f"least squares, on {options['held_out']} test images. Memory of ours: {batch} and {4 * batch} images. Medians "
+        f"of {options['rounds']} rounds, {options['threads']} thread{'s' * (options['threads'] != 1)}, load "
         f"{record['load_average']['before'][0]:.1f} before on {record['load_average']['cores']} cores; "
         f"{machine(record)}."
     )

@@ -43,6 +43,25 @@ def test_the_commands_that_restore_accuracy_run(tmp_path: Path, monkeypatch: pyt
     assert after.validation.score > before.validation.score
 
 
+def test_the_commands_that_pack_a_file_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    page = (ROOT / "docs/guide.md").read_text(encoding="utf-8")
+    section = page.split("## Compact files of weights that are mostly zero")[1].split("\n## ")[0]
+    first, second = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    names: dict[str, object] = {"secateur": secateur, "torch": torch}
+    exec(compile(first, "docs/guide.md", "exec"), names)
+    for command in re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)[0].splitlines():
+        assert main(shlex.split(command, comments=True)[1:]) == 0, command
+    exec(compile(second, "docs/guide.md", "exec"), names)
+    sizes = {path.name: path.stat().st_size for path in tmp_path.iterdir()}
+    # As the page says; what zlib makes of random bits may differ a little.
+    assert sizes["lenet.safetensors"] == 1_725_512
+    assert sizes["lenet.sparse.safetensors"] == pytest.approx(164_000, rel=0.02)
+    assert sizes["shared.sparse.safetensors"] == pytest.approx(60_000, rel=0.02)
+    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "lenet.safetensors").read_bytes()
+
+
 def test_the_readmes_five_lines_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

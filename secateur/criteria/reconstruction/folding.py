@@ -81,6 +81,11 @@ class NormsBehind:
         norms.found()  # {"conv1": "bn1"}
 
     A norm counts if it keeps running statistics and reads nothing but what that one layer gives, whatever its class.
+
+    Only norms are watched, not everything that reads. Of a layer that feeds one norm and another branch as well (a
+    skip, a second convolution, an output) the norm is found all the same; a constant that goes into its running mean
+    then reaches what lies behind the norm, and the other branch sees the layer's output without it. A layer that feeds
+    two norms has none, and gets its constant only if it has a bias of its own.
     """
 
     def __init__(self, model: nn.Module, paths: Iterable[str]) -> None:
