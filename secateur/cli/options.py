@@ -116,14 +116,17 @@ class ReadingOptions:
     ] = None
     validation_share: Annotated[
         float | None,
-        option("Inputs", help="part of the training data set aside for validation, as in `secateur prune`; 0.1"),
+        option(
+            "Inputs", help="part of the training data set aside for validation, as in `secateur prune`; 0.1 by default"
+        ),
     ] = None
     batch_size: Annotated[
         int | None,
         option(
             "Inputs",
             min=1,
-            help="images per mini-batch: fewer take less memory; batch norm is averaged over mini-batches; 128",
+            help="images per mini-batch: fewer take less memory, and batch norm is averaged over mini-batches; 128 by "
+            "default",
         ),
     ] = None
 
