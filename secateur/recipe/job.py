@@ -29,7 +29,7 @@ from secateur.recipe.settings import Recipe
 from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
 from secateur.recipe.writing import write_compressed, write_dense, write_sparse
 from secateur.record import RunLog, RunRecord, TrainResult, environment, write_record
-from secateur.report import write_pruning_steps, write_report
+from secateur.report import write_pruning_steps, write_report, write_weight_figures
 from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
 from secateur.training.devices import memory_named
 from secateur.wording import counted
@@ -199,6 +199,7 @@ class _Job:
             curve = {what: FILES[what] for what in CURVE if self.place.path(what).exists()}
             record = replace(record, notes=(*record.notes, *search.notes), files={**record.files, **curve})
         drawn = write_pruning_steps(self.place.folder, compressed.record.steps, record)
+        drawn |= write_weight_figures(self.place.folder, record)
         record = replace(record, files={**record.files, **drawn})
         written = write_report(self.place.folder, record, compressed.plan)
         if FILES["figure"] in written:

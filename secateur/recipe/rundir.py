@@ -12,7 +12,7 @@ from secateur.files import write_text
 from secateur.recipe.lock import LOCK
 from secateur.recipe.settings import RECIPE, Recipe, first_difference
 from secateur.record import RunRecord, read_record, with_defaults
-from secateur.report import STEP_FILES
+from secateur.report import STEP_FILES, WEIGHT_FILES
 
 MARK = "# secateur run, format 1. Written by secateur; the command that began the run continues or repeats it.\n"
 
@@ -33,6 +33,7 @@ FILES = {
     "report": "report.md",
     "figure": "report.png",
     **STEP_FILES,
+    **WEIGHT_FILES,
 }
 """What a run writes beside ``checkpoint/``, by what it is."""
 

@@ -15,6 +15,9 @@ from secateur.record.measurements import Measurement as Measurement
 from secateur.record.measurements import Proof as Proof
 from secateur.record.measurements import TrainResult as TrainResult
 from secateur.record.pruned_weights import CodedWeight as CodedWeight
+from secateur.record.pruned_weights import Histogram as Histogram
+from secateur.record.pruned_weights import ImageLayer as ImageLayer
+from secateur.record.pruned_weights import LayerHistograms as LayerHistograms
 from secateur.record.pruned_weights import LayerWeights as LayerWeights
 from secateur.record.pruned_weights import PrunedWeights as PrunedWeights
 from secateur.record.pruned_weights import PruningRound as PruningRound
@@ -37,7 +40,10 @@ __all__ = [
     "Environment",
     "EpochMeasurement",
     "Evaluation",
+    "Histogram",
+    "ImageLayer",
     "Latency",
+    "LayerHistograms",
     "LayerWeights",
     "Measurement",
     "Proof",

@@ -63,6 +63,37 @@ class LayerWeights:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Histogram:
+    """How many values lie in each of several bins of the same width, over a range with 0 in its middle."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    reach: float  # the bins cover [−reach, reach]
+    counts: tuple[int, ...]  # of the values in each bin, from the lowest
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerHistograms:
+    """The weights of one layer before and after, as in Figure 8 of Han et al. 2015, arXiv:1506.02626."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    layer: str  # name of its weight
+    dense: Histogram  # before the first pruning
+    left: Histogram  # of the result, without the weights that masks remove
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageLayer:
+    """The linear layer that reads the images themselves, so that each of its inputs has a place in them."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = STRICT
+
+    layer: str  # name of its weight, (outputs, channels · height · width)
+    shape: tuple[int, int, int]  # of an image: channels, height, width
+
+
+@dataclass(frozen=True, kw_only=True)
 class CodedWeight:
     """What one weight takes in the compact file, and as other things would store it."""
 
@@ -105,6 +136,8 @@ class PrunedWeights:
     layers: tuple[LayerWeights, ...]
     rounds: tuple[PruningRound, ...]
     scans: tuple[WeightScan, ...] = ()
+    histograms: tuple[LayerHistograms, ...] = ()
+    image_layer: ImageLayer | None = None  # None where no pruned linear layer reads the images as they are
     dead: str = ""  # which units without live inputs or outputs were cut for good, in words
     dead_units: dict[str, int] = field(default_factory=dict)  # group → how many
     dead_difference: float | None = None  # max |masked − cut| / max |masked| in float64; None where none was cut

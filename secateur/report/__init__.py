@@ -25,6 +25,8 @@ from secateur.report.structure import plan_grid as plan_grid
 from secateur.report.structure import profile_facts as profile_facts
 from secateur.report.structure import profile_grid as profile_grid
 from secateur.report.tradeoff import write_tradeoff as write_tradeoff
+from secateur.report.weight_figures import WEIGHT_FILES as WEIGHT_FILES
+from secateur.report.weight_figures import write_weight_figures as write_weight_figures
 from secateur.report.why import Limit as Limit
 from secateur.report.why import limits as limits
 from secateur.report.why import why_json as why_json
@@ -33,6 +35,7 @@ from secateur.report.why import why_text as why_text
 __all__ = [
     "MODELS",
     "STEP_FILES",
+    "WEIGHT_FILES",
     "Grid",
     "Limit",
     "artifact_facts",
@@ -60,4 +63,5 @@ __all__ = [
     "write_pruning_steps",
     "write_report",
     "write_tradeoff",
+    "write_weight_figures",
 ]

@@ -1,6 +1,7 @@
 """``report.md`` and ``report.png``: one run on a page."""
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 
 from secateur.files import write_text
@@ -53,6 +54,7 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
         *_restored(record),
         *(["## What was cut", kept_grid(plan).to_markdown()] if record.weights is None or not plan.is_empty else []),
         *pruned_sections(record.weights),
+        *_weights(record),
         *_left_alone(record),
         *_search(record),
         *_steps(record),
@@ -70,7 +72,8 @@ def exact_grid(record: RunRecord) -> Grid:
         value = record.measurements.get(key)
         if value is None:
             continue
-        counts = (value.macs, value.params, value.size_bytes, value.activation_bytes)
+        nonzeros = (value.nonzeros,) if record.weights is not None else ()
+        counts = (value.macs, value.params, *nonzeros, value.size_bytes, value.activation_bytes)
         accuracies = (value.validation, value.test)
         rows.append(
             (
@@ -80,7 +83,9 @@ def exact_grid(record: RunRecord) -> Grid:
             )
         )
     name = score_name(record)
-    headers = ("model", "MACs", "parameters", "file bytes", "activation bytes", f"validation {name}", f"test {name}")
+    sparse = ("non-zeros",) if record.weights is not None else ()
+    files = ("file bytes", "activation bytes")
+    headers = ("model", "MACs", "parameters", *sparse, *files, f"validation {name}", f"test {name}")
     return Grid("Exact numbers", headers, tuple(rows))
 
 
@@ -152,6 +157,21 @@ def _left_alone(record: RunRecord) -> list[str]:
     ]
 
 
+def _weights(record: RunRecord) -> list[str]:
+    """Return a section with the figures of pruned weights."""
+    pictures = {
+        "weights_scans_png": "validation score of each layer pruned alone",
+        "weights_histograms_png": "how weights are spread before and after",
+        "weights_pattern_png": "which pixels are read",
+    }
+    found = _pictures(record, pictures)
+    return ["## Weights in pictures", *found] if found else []
+
+
+def _pictures(record: RunRecord, pictures: Mapping[str, str]) -> list[str]:
+    return [f"![{text}]({record.files[what]})" for what, text in pictures.items() if what in record.files]
+
+
 def _steps(record: RunRecord) -> list[str]:
     """Return a section with the figures of the steps that a method took."""
     pictures = {
@@ -159,7 +179,7 @@ def _steps(record: RunRecord) -> list[str]:
         "steps_accuracy_png": "validation accuracy against multiply-adds, step by step",
         "steps_scores_png": "scores before each cut, step by step",
     }
-    found = [f"![{text}]({record.files[what]})" for what, text in pictures.items() if what in record.files]
+    found = _pictures(record, pictures)
     if not found:
         return []
     return ["## Step by step", *found, f"The numbers: [{record.files['steps']}]({record.files['steps']})."]

@@ -11,6 +11,7 @@ from secateur.sparse.dead import WithoutDead as WithoutDead
 from secateur.sparse.dead import dead_units as dead_units
 from secateur.sparse.dead import without_dead as without_dead
 from secateur.sparse.granularity import Granularity as Granularity
+from secateur.sparse.histograms import histogram as histogram
 from secateur.sparse.keeping import KeepMasks as KeepMasks
 from secateur.sparse.making import by_global_share as by_global_share
 from secateur.sparse.making import by_nonzeros as by_nonzeros
@@ -46,6 +47,7 @@ __all__ = [
     "decode",
     "encode",
     "file_sizes",
+    "histogram",
     "load_sparse",
     "measure_sparse",
     "nonzeros",

@@ -9,6 +9,7 @@ from secateur.errors import BudgetError, VerificationError
 from secateur.graph import Plan, Proof
 from secateur.methods.contract import Compressed, MethodRecord
 from secateur.methods.weights_and_connections.measuring import layer_table
+from secateur.methods.weights_and_connections.picturing import image_layer, spread
 from secateur.methods.weights_and_connections.rounds import Rounds
 from secateur.record import PrunedWeights
 from secateur.sparse import Masks, WithoutDead, measure_sparse, nonzeros, without_dead
@@ -47,6 +48,8 @@ def finished(method: "WeightsAndConnections", rounds: Rounds) -> Compressed:
         layers=table,
         rounds=tuple(rounds.done),
         scans=tuple(rounds.scans),
+        histograms=spread(rounds.spread, model, masks),
+        image_layer=image_layer(model, rounds.names, _one(run.task.example_inputs, model)),
         dead="" if cut is None else cut.dead.sentence(),
         dead_units={} if cut is None else cut.dead.by_group(),
         dead_difference=None if cut is None or plan.is_empty else cut.difference,

@@ -24,6 +24,7 @@ from secateur.methods.weights_and_connections.goals import (
     weights_to_prune,
 )
 from secateur.methods.weights_and_connections.penalty import WeightL1
+from secateur.methods.weights_and_connections.picturing import spread_before
 from secateur.methods.weights_and_connections.regrowing import Regrow, Surgery
 from secateur.methods.weights_and_connections.rounds import Rounds
 from secateur.sparse import Masks, prunable_weights, weight_stds
@@ -128,7 +129,7 @@ class WeightsAndConnections:
         hooks = (WeightL1(names, self.connect_l1),) if self.connect_l1 else ()
         settings = self.connect or _own_settings(task)
         run.train("connect", small, self.connect_epochs, settings=settings, hooks=hooks, between_cuts=True)
-        rounds.stds = weight_stds(small, names)
+        rounds.stds, rounds.spread = weight_stds(small, names), spread_before(small, names)
         if self.regrow is None:
             for number in range(1, self.iterations + 1):
                 self._round(rounds, number)

@@ -10,7 +10,7 @@ from secateur.compensation import first_images, reestimate_batch_norm
 from secateur.methods.running import MethodRun
 from secateur.methods.weights_and_connections.dropout import dropout_at, rescaled_rates
 from secateur.methods.weights_and_connections.regrowing import as_bits, from_bits
-from secateur.record import Evaluation, PruningRound, WeightScan
+from secateur.record import Evaluation, Histogram, PruningRound, WeightScan
 from secateur.sparse import KeepMasks, Masks, nonzeros, prunable_weights
 from secateur.training import TrainSettings
 from secateur.training.checkpoint import load_weights, weights_of
@@ -32,6 +32,7 @@ class Rounds:
         dropout: module → the weight that makes what it drops; empty where rates stay as they are.
         masks: of what is gone so far.
         stds: standard deviations of the dense weights.
+        spread: how the dense weights are spread.
         done: the rounds.
         scans: of single layers.
     """
@@ -44,6 +45,7 @@ class Rounds:
     dropout: Mapping[str, str]
     masks: Masks
     stds: Mapping[str, float] = field(default_factory=dict)
+    spread: Mapping[str, Histogram] = field(default_factory=dict)
     done: list[PruningRound] = field(default_factory=list)
     scans: list[WeightScan] = field(default_factory=list)
 
