@@ -1,7 +1,8 @@
 """Accuracy against what is left of ResNet-20: weights, kernels, filters or layers, in one cut or in several.
 
 Run with `.venv/bin/python benchmarks/sparsity_levels.py` from the checkout's root; needs `../shared/data` (see its
-README) and about two hours on one core; two processes can share the work with other `--levels` and `--only-run`. Data,
+README) and nearly four hours on one core, up to four minutes a run; two processes can share the work with other
+`--levels` and `--only-run`. Data,
 dense network and splits are those of `benchmarks/global_pruning.py`: the JPEG copy of CIFAR-10, a fixed tenth of the
 training images as an epoch, half of the test images to choose settings by, the other half reported.
 
@@ -22,6 +23,7 @@ Each run is a folder of its own, so the script can be stopped and continued. The
 """
 
 import argparse
+import functools
 import itertools
 import json
 import statistics
@@ -33,6 +35,7 @@ import torch
 from global_pruning import DATA, MODEL, SHARED, TRAIN_SHARE, WEIGHTS, training
 
 from secateur.cost import Budget
+from secateur.data import DataSource
 from secateur.errors import BudgetError
 from secateur.files import write_text
 from secateur.graph import ChannelGraph, trace
@@ -51,7 +54,7 @@ SHARES = (0.5, 0.8, 0.9, 0.95)  # of the parameters, that go
 FLOOR = "floor"  # in place of a share: as far as the level goes
 STEPS = 4  # cuts of an iterative run
 BETWEEN = 3  # epochs between these, in all
-EPOCHS = 8  # of all training after the first cut, whatever the schedule
+EPOCHS = 6  # of all training after the first cut, whatever the schedule
 RATES = (0.01, 0.03, 0.1)
 SEARCH_SEED = 1000  # of the runs that choose the learning rate; none of those that are reported
 SEARCH_SHARE = {"weight": 0.8, "kernel": 0.8, "filter": 0.8, "layer": 0.5}
@@ -77,6 +80,14 @@ class Job:
         """Return the name of its folder."""
         share = self.share if isinstance(self.share, str) else f"{self.share:g}"
         return f"{self.level}-{self.schedule}-{share}-rate-{self.rate:g}-{self.seed}"
+
+
+@functools.cache
+def data_for(threads: int) -> DataSource:
+    """Return the data, which is read once for all runs of the process."""
+    return read_data(
+        DataChoice(spec=DATA, train_share=TRAIN_SHARE), Machine(threads=threads, device="cpu"), model=MODEL
+    )
 
 
 def dense_network() -> torch.nn.Module:
@@ -163,9 +174,7 @@ def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
         method.decide(graph, model, budget)
     except BudgetError as error:
         return {**found, "unreachable": str(error)}
-    choice = DataChoice(spec=DATA, train_share=TRAIN_SHARE)
-    data = read_data(choice, Machine(threads=options.threads, device="cpu"), model=MODEL)
-    task = SupervisedTask(data, settings=training(job.rate), seed=job.seed, device="cpu")
+    task = SupervisedTask(data_for(options.threads), settings=training(job.rate), seed=job.seed, device="cpu")
     result = method.compress(model, task, budget, store=Store(folder))
     found |= measured(result, task, graph, searching=job.seed == SEARCH_SEED)
     write_text(file, json.dumps(found, indent=1) + "\n")
@@ -298,8 +307,8 @@ def main() -> None:
     if options.only_run:
         return
     model = dense_network()
-    data = read_data(DataChoice(spec=DATA), Machine(threads=options.threads, device="cpu"), model=MODEL)
-    dense = SupervisedTask(data, settings=training(RATES[0]), seed=0, device="cpu").evaluate(model, "test")
+    task = SupervisedTask(data_for(options.threads), settings=training(RATES[0]), seed=0, device="cpu")
+    dense = task.evaluate(model, "test")
     record = {
         "benchmark": "sparsity_levels",
         "what": f"ResNet-20 on the JPEG copy of CIFAR-10, {EPOCHS} epochs after the first cut on {TRAIN_SHARE:.0%} of "

@@ -1,6 +1,7 @@
 """``secateur prune``."""
 
 from secateur.cli import choices, method_choices, show
+from secateur.cli.compact_options import CompactOptions, compact
 from secateur.cli.method_options import MethodOptions
 from secateur.cli.options import (
     BudgetOptions,
@@ -26,6 +27,7 @@ def prune(
     restoring: RestoreOptions,
     training: TrainingOptions,
     control: ControlOptions,
+    compact_file: CompactOptions,
     run: RunOptions,
     common: CommonOptions,
 ) -> None:
@@ -48,6 +50,7 @@ def prune(
         train_epochs=training.train_epochs,
         train=recipe.dense_training(training.train_lr, training.batch_size),
         control=control.control,
+        compact=compact(compact_file),
         seed=common.seed,
         machine=choices.machine(common, workers=data.workers),
     )

@@ -1,5 +1,6 @@
 """What wires the other packages together: recipes, their runs and run directories, and the steps one by one."""
 
+from secateur.recipe.compact import Compact as Compact
 from secateur.recipe.demo import demo_recipe as demo_recipe
 from secateur.recipe.job import RunResult as RunResult
 from secateur.recipe.job import compress as compress
@@ -51,6 +52,7 @@ from secateur.recipe.subject import shape_in_files as shape_in_files
 __all__ = [
     "Applied",
     "Checked",
+    "Compact",
     "DataChoice",
     "Machine",
     "MadePlan",

@@ -20,6 +20,7 @@ from secateur.methods.cut_words import nothing_to_cut
 from secateur.methods.scratch import from_scratch
 from secateur.randomness import derive_seed
 from secateur.recipe.checks import check_outputs, check_training, require_prunable
+from secateur.recipe.compacting import packed
 from secateur.recipe.lock import locked, refuse_busy
 from secateur.recipe.measuring import Finished, Measured, measure_all
 from secateur.recipe.proving import proved_cut
@@ -27,7 +28,7 @@ from secateur.recipe.rundir import CURVE, FILES, RunDirectory
 from secateur.recipe.searching import first_budget, search_budget
 from secateur.recipe.settings import Recipe
 from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
-from secateur.recipe.writing import write_compressed, write_dense, write_sparse
+from secateur.recipe.writing import write_compressed, write_dense, write_model
 from secateur.record import RunLog, RunRecord, TrainResult, environment, write_record
 from secateur.report import write_pruning_steps, write_report, write_weight_figures
 from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
@@ -176,7 +177,15 @@ class _Job:
         budget = self.recipe.budget if search is None else search.budget
         compressed = self.compress(store, budget)
         write_compressed(self.place, self.recipe, self.subject, self.data, compressed, budget)
-        compressed = self.packed(compressed)
+        compressed = packed(
+            self.place,
+            self.recipe.compact,
+            compressed,
+            self.task,
+            store,
+            save=lambda found, path: write_model(path, self.recipe, self.subject, self.data, found, budget),
+            tell=self.tell,
+        )
         measured = measure_all(
             Finished(
                 subject=self.subject,
@@ -188,6 +197,7 @@ class _Job:
                 after_cut=compressed.record.right_after_cut,
                 task=self.task,
                 model_file=self.place.path("model"),
+                sparse_file=self.place.path("sparse"),
                 onnx_file=self.place.path("onnx"),
                 exports_onnx="onnx" in self.recipe.export,
                 threads=self.recipe.machine.threads or 1,
@@ -207,15 +217,6 @@ class _Job:
         # Last of all: a folder with a record is complete.
         write_record(self.place.path("record"), record)
         return record
-
-    def packed(self, compressed: Compressed) -> Compressed:
-        """Write the compact file and the masks where weights were pruned, and note what they take."""
-        found = compressed.record.weights
-        if compressed.masks is None or found is None:
-            return compressed
-        self.tell("writing the compact file")
-        found = replace(found, file=write_sparse(self.place, compressed.masks))
-        return replace(compressed, record=replace(compressed.record, weights=found))
 
     def compress(self, store: Store, budget: Budget | None) -> Compressed:
         """Cut, prove, and fine-tune or train the control."""

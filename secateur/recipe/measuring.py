@@ -14,6 +14,7 @@ from secateur.errors import ExportError
 from secateur.export import OnnxModel, export_onnx, save
 from secateur.graph import ChannelGraph, Plan, apply
 from secateur.measure import compare_latency, compare_predictions, evaluate_artifact, open_classifier
+from secateur.recipe.sparse_files import unpack_file
 from secateur.recipe.subject import Subject
 from secateur.record import Evaluation, Measurement, PrunedWeights
 from secateur.training import SupervisedTask
@@ -54,6 +55,7 @@ class Finished:
             method measured it.
         task: evaluates.
         model_file: the fine-tuned model.
+        sparse_file: its compact file, where weights were pruned.
         onnx_file: where its ONNX file goes.
         exports_onnx: whether there is to be one.
         threads: that latency is measured with; idle threads of one model disturb the other, so 1 is steadiest.
@@ -68,6 +70,7 @@ class Finished:
     after_cut: Evaluation | None
     task: SupervisedTask
     model_file: Path
+    sparse_file: Path
     onnx_file: Path
     exports_onnx: bool
     threads: int
@@ -103,6 +106,8 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
     if finished.weights is not None:
         _note(found, "dense", nonzeros=finished.weights.parameters)
         _note(found, "tuned", nonzeros=finished.weights.nonzeros)
+        if finished.weights.file is not None and finished.weights.file.values != "fp32":
+            found.measurements["sparse"] = _decoded(finished, found.measurements["tuned"])
     with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
         dense_file, dense_onnx = Path(folder, "dense.safetensors"), Path(folder, "dense.onnx")
         save(dense, dense_file)
@@ -117,6 +122,19 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
         tell(f"measuring latency: {LATENCY_REPEATS} runs each, in turn, {counted(finished.threads, 'thread')}")
         _time(finished, found, tuned, dense_onnx if exported else None)
     return found
+
+
+def _decoded(finished: Finished, tuned: Measurement) -> Measurement:
+    """Return what the compact file decodes to, evaluated as anybody would who unpacks it."""
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        unpacked = Path(folder, "model.safetensors")
+        unpack_file(finished.sparse_file, unpacked)
+        return replace(
+            tuned,
+            validation=_validation(finished, unpacked),
+            test=_evaluated(finished, unpacked),
+            size_bytes=finished.sparse_file.stat().st_size,
+        )
 
 
 def _after_cut(finished: Finished, found: Measured) -> Measurement:

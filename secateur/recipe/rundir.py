@@ -9,8 +9,9 @@ import yaml
 
 from secateur.errors import ArtifactError, UsageError
 from secateur.files import write_text
+from secateur.recipe.differences import first_difference
 from secateur.recipe.lock import LOCK
-from secateur.recipe.settings import RECIPE, Recipe, first_difference
+from secateur.recipe.settings import RECIPE, Recipe
 from secateur.record import RunRecord, read_record, with_defaults
 from secateur.report import STEP_FILES, WEIGHT_FILES
 

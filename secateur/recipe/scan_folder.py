@@ -11,9 +11,9 @@ from pydantic import JsonValue, TypeAdapter
 
 from secateur.errors import ArtifactError, TrainingError, UsageError
 from secateur.measure import Sensitivity, read_sensitivity
+from secateur.recipe.differences import first_difference
 from secateur.recipe.lock import LOCK
 from secateur.recipe.rundir import CHANGED, CHECKPOINT, refuse_file_above
-from secateur.recipe.settings import first_difference
 from secateur.record import with_defaults
 from secateur.report import write_curves
 from secateur.training import Store

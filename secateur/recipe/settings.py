@@ -1,8 +1,8 @@
 """The recipe of a run: every setting that decides its result, in one frozen object."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter
 
@@ -15,6 +15,7 @@ from secateur.errors import BudgetError, UsageError
 from secateur.methods import AnyMethod, Magnitude
 from secateur.methods.smallest import check_search, refuse_search_around
 from secateur.models import head_of
+from secateur.recipe.compact import AS_IT_IS, Compact
 from secateur.training import Distillation, TrainSettings
 from secateur.training.devices import check_threads
 
@@ -140,6 +141,7 @@ class Recipe:
     max_drop: MaxDrop | None = None  # the smallest model within so many points
     method: AnyMethod = field(default_factory=lambda: Magnitude(finetune=FINE_TUNING))
     control: Literal["scratch"] | None = None  # scratch: train what the method found from random weights instead
+    compact: Compact = AS_IT_IS  # what the compact file holds, where weights are pruned
     export: tuple[Literal["onnx"], ...] = ("onnx",)  # files beside the model file
     seed: int = 0
     machine: Machine = Machine()
@@ -173,6 +175,12 @@ class Recipe:
                 self._refuse_beside(name)
         if self.max_drop is not None:
             refuse_search_around(self.method)
+        if self.compact != AS_IT_IS and self.method.reduces != "weights":
+            raise UsageError(
+                "compact says what the compact file of pruned weights holds, but the method "
+                f"{self.method.name} removes channels or blocks and writes none; leave it out, or take "
+                "weights_and_connections"
+            )
         if self.control is not None and self.method.finetune_epochs == 0:
             raise UsageError(
                 "the control trains as long as the method fine-tunes, and finetune_epochs is 0; give --epochs"
@@ -256,43 +264,3 @@ def dense_training(learning_rate: float, batch_size: int) -> TrainSettings:
         UsageError: a value is out of range.
     """
     return replace(DENSE_TRAINING, learning_rate=learning_rate, batch_size=batch_size)
-
-
-UNDECISIVE = ("machine.", "title", "data.download")
-"""Beginnings of the names of settings that do not touch the result."""
-
-ORDERED = ("ratios", "keep", "longer", "quality")
-"""Mappings of a method whose order decides as well: the first pattern that fits a layer."""
-
-
-def first_difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> tuple[str, Any, Any] | None:
-    """Return (setting, value before, value now) of the first setting that decides the result and differs, or None."""
-    then, this = dict(_flat(before)), dict(_flat(now))
-    if then.get("model.weights_fingerprint") == this.get("model.weights_fingerprint"):
-        # The same file under another name is the same file.
-        then.pop("model.weights", None)
-        this.pop("model.weights", None)
-    for name in dict.fromkeys((*this, *then)):
-        if not name.startswith(UNDECISIVE) and then.get(name) != this.get(name):
-            return name, then.get(name), this.get(name)
-    for name in ORDERED:
-        earlier, later = list(_at(before, ("method", name))), list(_at(now, ("method", name)))
-        if earlier != later:
-            return f"the order of method.{name}", earlier, later
-    return None
-
-
-def _at(values: Mapping[str, Any], place: Sequence[str]) -> Mapping[str, Any]:
-    """Return the mapping at ``place``, an empty one where there is none."""
-    for key in place:
-        inner = values.get(key)
-        values = inner if isinstance(inner, Mapping) else {}
-    return values
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

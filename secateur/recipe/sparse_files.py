@@ -48,6 +48,7 @@ def pack_file(
     values: Values = "fp32",
     bits: Width | None = None,
     codebook_bits: int | None = None,
+    codebooks: Mapping[str, sparse.Codebook] | None = None,
     entropy: bool = True,
 ) -> sparse.FileSizes:
     """Write the tensors of a safetensors file as a sparse one, and return what they take, dense and zipped as well.
@@ -61,6 +62,7 @@ def pack_file(
         values: ``fp32``, ``fp16`` or ``codebook``.
         bits: width of an index, or ``best``.
         codebook_bits: width of a code.
+        codebooks: name → codebook, for weights that share values already.
         entropy: compress further.
 
     Raises:
@@ -85,6 +87,7 @@ def pack_file(
         values=values,
         bits=bits,
         codebook_bits=codebook_bits,
+        codebooks=codebooks,
         entropy=entropy,
         provenance=kept,
     )

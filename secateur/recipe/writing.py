@@ -3,21 +3,14 @@
 import json
 from pathlib import Path
 
-import torch
-from safetensors.torch import load_file
-
 from secateur.cost import Budget
 from secateur.data import DataSource
-from secateur.errors import ArtifactError
 from secateur.export import save
 from secateur.files import write_text
 from secateur.methods import Compressed
 from secateur.recipe.rundir import RunDirectory
 from secateur.recipe.settings import Recipe
-from secateur.recipe.sparse_files import pack_file
 from secateur.recipe.subject import Subject
-from secateur.record import CodedWeight, SparseFile
-from secateur.sparse import Masks, decode
 
 
 def write_dense(place: RunDirectory, recipe: Recipe, subject: Subject, data: DataSource) -> None:
@@ -46,9 +39,16 @@ def write_compressed(
     """Write the plan, if anything was cut, and the model file, whose bytes depend on the recipe alone."""
     if not compressed.plan.is_empty:
         write_text(place.path("plan"), json.dumps(compressed.plan.to_json(), indent=1) + "\n")
+    write_model(place.path("model"), recipe, subject, data, compressed, budget)
+
+
+def write_model(
+    path: Path, recipe: Recipe, subject: Subject, data: DataSource, compressed: Compressed, budget: Budget | None
+) -> None:
+    """Write what is left of the model, and where it comes from."""
     save(
         compressed.model,
-        place.path("model"),
+        path,
         plan=None if compressed.plan.is_empty else compressed.plan,
         preprocessing=subject.preprocessing,
         builder=subject.builder,
@@ -62,43 +62,6 @@ def write_compressed(
             "control": recipe.control,
             "seed": recipe.seed,
         },
-    )
-
-
-def write_sparse(place: RunDirectory, masks: Masks) -> SparseFile:
-    """Write the masks and the compact form of the model file, read it back, and return what its parts take.
-
-    Raises:
-        ArtifactError: what is read back is not the model file, bit for bit.
-    """
-    masks.save(place.path("masks"))
-    sizes = pack_file(place.path("model"), place.path("sparse"))
-    kept, decoded = load_file(place.path("model")), decode(place.path("sparse"))
-    for name in sorted({*kept, *decoded}):
-        if name not in decoded or name not in kept or not torch.equal(kept[name], decoded[name]):
-            raise ArtifactError(
-                f"{place.path('sparse')} does not give {name} of {place.path('model')} back; keep the model file, and "
-                "report this as a bug"
-            )
-    return SparseFile(
-        file_bytes=sizes.file_bytes,
-        dense_bytes=sizes.dense_bytes,
-        other_bytes=sizes.dense_tensor_bytes + sizes.header_bytes,
-        weights=tuple(
-            CodedWeight(
-                name=weight.name,
-                survivors=weight.survivors,
-                fillers=weight.fillers,
-                bits=weight.bits,
-                index_bytes=weight.index_bytes,
-                value_bytes=weight.value_bytes,
-                codebook_bytes=weight.codebook_bytes,
-                dense_bytes=weight.dense_bytes,
-                csr_bytes=weight.csr_bytes,
-                zip_bytes=sizes.zip_bytes[weight.name],
-            )
-            for weight in sizes.weights
-        ),
     )
 
 

@@ -117,6 +117,8 @@ class SparseFile:
 
     __pydantic_config__: ClassVar[ConfigDict] = STRICT
 
+    values: str = "fp32"  # of the coded weights: fp32 keeps every bit, fp16 rounds, codebook shares values
+    codebook_epochs: int = 0  # passes over the training data that the shared values had
     file_bytes: int
     dense_bytes: int  # all tensors, with the coded weights as dense float32
     other_bytes: int  # tensors that are stored as they are, and the header

@@ -1,6 +1,6 @@
 """What was pruned weight by weight, as tables and in words."""
 
-from secateur.record import PrunedWeights, PruningRound
+from secateur.record import PrunedWeights, PruningRound, SparseFile
 from secateur.report.grid import Grid
 from secateur.report.values import NOTHING, count, share, size
 
@@ -86,12 +86,20 @@ def pruned_facts(found: PrunedWeights | None) -> tuple[tuple[str, str], ...]:
             (
                 "compact file",
                 f"{size(found.file.file_bytes)}, {found.file.dense_bytes / max(1, found.file.file_bytes):.1f}× less "
-                "than dense float32; read back bit for bit",
+                f"than dense float32; {_kept_values(found.file)}",
             )
         )
     if found.speed:
         facts.append(("speed", found.speed))
     return tuple(facts)
+
+
+def _kept_values(file: SparseFile) -> str:
+    if file.values == "fp32":
+        return "read back bit for bit"
+    trained = f", trained for {file.codebook_epochs} epoch(s)" if file.codebook_epochs else ""
+    how = f"shared by the weights of a layer{trained}" if file.values == "codebook" else "rounded to fp16"
+    return f"values are {how}, so it is not the model file: the row 'compact file, decoded' says how good it is"
 
 
 def pruned_sections(found: PrunedWeights | None) -> list[str]:

@@ -16,6 +16,7 @@ MODELS = {
     "dense": "dense",
     "cut": "cut",
     "tuned": "fine-tuned",
+    "sparse": "compact file, decoded",
     "dense_onnx": "dense, ONNX",
     "onnx": "fine-tuned, ONNX",
 }

@@ -56,7 +56,7 @@ def write_weight_figures(folder: Path | str, record: RunRecord) -> dict[str, str
     if image is not None and "masks" in record.files:
         mask = Masks.load(folder / record.files["masks"])[image.layer]
         figures["pattern"] = lambda: pattern_figure(mask, image.shape, name=image.layer)
-    written = {}
+    written: dict[str, str] = {}
     for what, figure in figures.items():
         keys = [f"weights_{what}_{kind}" for kind in ("png", "svg")]
         save_figure([folder / WEIGHT_FILES[key] for key in keys], figure)
@@ -73,6 +73,7 @@ def first_scans(found: PrunedWeights) -> tuple[WeightScan, ...]:
 def scan_figure(scans: Sequence[WeightScan]) -> Any:
     """Return validation accuracy lost against the share of one layer's weights that is left; a line per layer."""
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     figure = Figure(figsize=(7.6, 4.4), layout="constrained")
     axes = figure.subplots()
@@ -84,14 +85,26 @@ def scan_figure(scans: Sequence[WeightScan]) -> Any:
         if number >= CURVES:
             axes.plot(left, change, color=PLAIN, linewidth=1, zorder=1.5)
             continue
-        looks = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
-        line = "-" if number < len(COLOURS) else ":"
-        name = shortened(scan.layer, NAME_LETTERS)
-        axes.plot(left, change, linestyle=line, linewidth=1.5, markersize=4, label=name, **looks)
+        place = number % len(COLOURS)
+        axes.plot(
+            left,
+            change,
+            color=COLOURS[place],
+            marker=MARKERS[place],
+            linestyle="-" if number < len(COLOURS) else ":",
+            linewidth=1.5,
+            markersize=4,
+            label=shortened(scan.layer, NAME_LETTERS),
+        )
     if len(ranked) > CURVES:
         axes.plot([], [], color=PLAIN, linewidth=1, label=f"{len(ranked) - CURVES} layers that bear more")
-    axes.set_xlim(101.5, 0)
-    axes.set_xlabel("weights of the layer that are left, %")
+    least = min(100 * (1 - scan.shares[-1]) for scan in scans)
+    axes.set_xscale("log")  # what matters happens where little is left
+    axes.xaxis.set_major_locator(FixedLocator([100, 50, 20, 10, 5, 2, 1, 0.5, 0.2, 0.1]))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xlim(108, 0.92 * least)
+    axes.set_xlabel("weights of the layer that are left, % (logarithmic)")
     axes.set_ylabel("validation score against dense, points")
     axes.set_title("Each layer pruned alone, not retrained", loc="left", fontsize=11)
     axes.legend(fontsize=8, frameon=False, loc="center left", bbox_to_anchor=(1.01, 0.5), title="most sensitive first")

@@ -23,6 +23,7 @@ from secateur.sparse.masks import Masks as Masks
 from secateur.sparse.prunable import prunable_weights as prunable_weights
 from secateur.sparse.runtime import SparseSpeed as SparseSpeed
 from secateur.sparse.runtime import measure_sparse as measure_sparse
+from secateur.sparse.sharing import SharedValues as SharedValues
 from secateur.sparse.sizes import FileSizes as FileSizes
 from secateur.sparse.sizes import WeightSize as WeightSize
 from secateur.sparse.sizes import file_sizes as file_sizes
@@ -35,6 +36,7 @@ __all__ = [
     "KeepMasks",
     "MaskOptions",
     "Masks",
+    "SharedValues",
     "SparseSpeed",
     "WeightSize",
     "WithoutDead",

@@ -21,7 +21,8 @@ def histogram(values: Tensor, *, bins: int = BINS) -> Histogram:
     reach = float(flat.abs().max()) if flat.numel() else 0.0
     reach = reach or 1.0  # of nothing, or of zeros alone
     counts = torch.zeros(bins, dtype=torch.int64, device=flat.device)
-    for chunk in flat.split(_CHUNK):
+    for start in range(0, flat.numel(), _CHUNK):
+        chunk = flat[start : start + _CHUNK]
         places = ((chunk.double() / reach + 1) * (bins / 2)).long().clamp_(0, bins - 1)
         counts += torch.bincount(places, minlength=bins)
     return Histogram(reach=reach, counts=tuple(counts.tolist()))

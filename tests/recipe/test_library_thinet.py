@@ -13,7 +13,8 @@ from secateur.cli.options import BudgetOptions, ModelOptions
 from secateur.errors import BudgetError, UsageError
 from secateur.models import NETWORKS, build_model
 from secateur.recipe import compress, read_recipe
-from secateur.recipe.settings import ModelChoice, first_difference
+from secateur.recipe.differences import first_difference
+from secateur.recipe.settings import ModelChoice
 from secateur.record import RunRecord
 
 DIGITS = (

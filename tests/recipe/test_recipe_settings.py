@@ -31,8 +31,8 @@ from secateur.recipe import (
     parse_shape,
     read_data,
 )
+from secateur.recipe.differences import first_difference
 from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
-from secateur.recipe.settings import first_difference
 from secateur.recipe.subject import fingerprinted
 from secateur.training import TrainSettings
 
