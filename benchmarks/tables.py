@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import graph_tables
+import levels_tables
 import pruning_tables
 import sparse_tables
 import thinet_tables
@@ -202,6 +203,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "sparse_file": sparse_tables.sparse_file,
     "sparse_fuzz": sparse_tables.sparse_fuzz,
     "masked_step": sparse_tables.masked_step,
+    "lenet_figures": levels_tables.lenet_figures,
+    "sparsity_levels": levels_tables.sparsity_levels,
 }
 
 

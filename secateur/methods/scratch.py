@@ -7,6 +7,7 @@ from torch import nn
 from secateur.graph import apply
 from secateur.methods.contract import Compressed, Progress
 from secateur.methods.running import silent
+from secateur.methods.weights_and_connections.finishing import of_other_weights, require_zeros
 from secateur.sparse import KeepMasks
 from secateur.training import Store, Task, TrainSettings
 from secateur.wording import counted
@@ -26,7 +27,8 @@ def from_scratch(
 
     Source: the last column of Table 1 of Li et al. 2017, arXiv:1608.08710; Liu et al. 2019, arXiv:1810.05270. The
     random weights are those that the network's class draws for the dense network, cut by the plan, and zero where its
-    masks remove them.
+    masks remove them. What tables say of its weights and of the zeros that layers read is measured anew; rounds and
+    scans stay those of the run that found the masks.
 
     Args:
         compressed: what the method found; its weights are not used.
@@ -39,6 +41,7 @@ def from_scratch(
 
     Raises:
         TrainingError: the loss is not finite, or the store belongs to another run.
+        VerificationError: a weight that masks remove is not 0 afterwards.
     """
     small = apply(fresh, compressed.plan, verify_with=None)
     hooks: tuple[KeepMasks, ...] = ()
@@ -48,6 +51,10 @@ def from_scratch(
     trained = counted(epochs, "epoch")
     (progress or silent)(f"control: the same architecture from random weights, {trained}")
     result = store.train("scratch", task, small, epochs=epochs, settings=settings, hooks=hooks)
+    weights = compressed.record.weights
+    if compressed.masks is not None and weights is not None:
+        require_zeros(small, compressed.masks)
+        weights = of_other_weights(weights, fresh, small, compressed.masks, task)
     note = f"control: the weights of the cut model were thrown away; it was trained from scratch for {trained}"
     record = compressed.record
     return replace(
@@ -56,6 +63,7 @@ def from_scratch(
         record=replace(
             record,
             phases=(*record.phases, result),
+            weights=weights,
             notes=(*record.notes, note),
         ),
     )

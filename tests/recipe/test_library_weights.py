@@ -10,10 +10,13 @@ from safetensors.torch import load_file
 
 from secateur.cli.app import main
 from secateur.cost import Budget
+from secateur.data import load_data
 from secateur.errors import BudgetError, UsageError
+from secateur.measure import evaluate_artifact
 from secateur.methods import WeightsAndConnections
 from secateur.models import build_model
 from secateur.recipe import RunResult, compress, read_recipe
+from secateur.recipe.sparse_files import unpack_file
 from secateur.sparse import Masks, decode, prunable_weights
 from secateur.sparse.prunable import settings_by_name
 
@@ -82,12 +85,87 @@ def test_a_short_run_leaves_its_masks_and_a_compact_file_and_says_what_is_left(t
     report = (folder / "report.md").read_text(encoding="utf-8")
     for text in ("## Weights that are left", "## Pruning and retraining", "## Bytes of the compact file", "non-zeros"):
         assert text in report, text
+    pictures = {"weights_histograms_png", "weights_histograms_svg"}  # no layer was scanned, and none reads pixels
+    assert {name for name in record.files if name.startswith("weights_")} == pictures
+    assert all((folder / record.files[name]).stat().st_size for name in pictures)
+    assert "## Weights in pictures" in report
+    assert [entry.layer for entry in found.histograms] == list(masks)
+    for entry in found.histograms:
+        assert sum(entry.left.counts) == masks.kept(entry.layer)
+        assert entry.left.reach == pytest.approx(float(state[entry.layer].abs().max()), rel=1e-6)
+    exact = report.split("## Exact numbers")[1].split("## ")[0]
+    assert f"| {found.parameters:,} |" in exact
+    assert f"| {found.nonzeros:,} |" in exact
+    assert any("multiplies zeros like any weight" in note for note in record.notes)
+    assert "sparse" not in record.measurements, "its bits are those of the model file"
     assert run(folder).was_complete
+
+
+def test_shared_values_are_trained_stored_and_evaluated_as_the_file_decodes(tmp_path: Path) -> None:
+    asked = ("compact.values=codebook", "compact.codebook_bits=3", "compact.codebook_epochs=1", "export=[]")
+    folder = tmp_path / "run"
+    record = run(folder, *asked).record
+    assert record.phases[-1].phase == "codebook"
+    masks, exact = Masks.load(folder / "masks.safetensors"), load_file(folder / "model.safetensors")
+    decoded = decode(folder / "model.sparse.safetensors")
+    for name, mask in masks.items():
+        assert len(exact[name][mask].unique()) > 7 or mask.sum() <= 7
+        assert len(decoded[name][mask].unique()) <= 7
+        assert not bool(decoded[name][~mask].any())
+    assert record.weights is not None
+    assert record.weights.file is not None
+    assert (record.weights.file.values, record.weights.file.codebook_epochs) == ("codebook", 1)
+    found = record.measurements["sparse"]
+    assert found.size_bytes == (folder / "model.sparse.safetensors").stat().st_size
+    assert found.nonzeros == record.weights.nonzeros
+    unpack_file(folder / "model.sparse.safetensors", tmp_path / "unpacked.safetensors")
+    again = evaluate_artifact(tmp_path / "unpacked.safetensors", load_data("digits", normalize="none"))
+    assert found.test is not None
+    assert again.samples == found.test.samples
+    assert again.top1 == found.test.top1
+    report = (folder / "report.md").read_text(encoding="utf-8")
+    assert "| compact file, decoded |" in report
+    assert "shared by the weights of a layer, trained for 1 epoch(s)" in report
+
+
+def test_rounded_values_are_those_of_the_model_file(tmp_path: Path) -> None:
+    record = run(tmp_path / "run", "compact.values=fp16", "compact.bits=best", "export=[]").record
+    decoded = decode(tmp_path / "run" / "model.sparse.safetensors")
+    exact = load_file(tmp_path / "run" / "model.safetensors")
+    for name, value in exact.items():
+        expected = value.half().float() if value.dim() >= 2 else value
+        assert torch.equal(decoded[name], expected), name
+    assert record.measurements["sparse"].test is not None
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (["compact.values=fp8"], "fp8"),
+        (["compact.bits=17"], "compact.bits is 17"),
+        (["compact.values=codebook", "compact.codebook_bits=9"], r"compact\.codebook_bits is 9"),
+        (["compact.codebook_bits=4"], r"compact\.codebook_bits is 4, but compact\.values is fp32"),
+        (["compact.values=fp16", "compact.codebook_epochs=1"], r"compact\.codebook_epochs is 1"),
+        (["compact.codebok_bits=4"], r"did you mean 'compact\.codebook_bits'"),
+    ],
+)
+def test_a_compact_file_that_cannot_be_is_refused_before_anything_is_read(changes: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_recipe("weights_and_connections_lenet300_mnist", changes)
+
+
+def test_methods_that_prune_no_weights_have_no_compact_file() -> None:
+    with pytest.raises(UsageError, match="the method l1 removes channels or blocks"):
+        read_recipe("l1-resnet56-b", ["compact.values=fp16"])
 
 
 def test_the_control_keeps_the_masks_and_not_the_weights(tmp_path: Path) -> None:
     record = run(tmp_path / "run", "control=scratch", "export=[]").record
     assert record.phases[-1].phase == "scratch"
+    assert record.weights is not None
+    for entry in record.weights.histograms:  # of the weights that are in the file, not of those thrown away
+        reach = float(load_file(tmp_path / "run" / "model.safetensors")[entry.layer].abs().max())
+        assert entry.left.reach == pytest.approx(reach, rel=1e-6)
     state, masks = load_file(tmp_path / "run" / "model.safetensors"), Masks.load(tmp_path / "run" / "masks.safetensors")
     for name, mask in masks.items():
         assert torch.equal(state[name] != 0, mask), name
@@ -114,6 +192,9 @@ def test_the_command_prunes_to_non_zeros_and_has_no_plan_to_make(
     assert main(["prune", *common, *chosen, "--macs", "0.5", "--train-epochs", "1", "--out", str(tmp_path)]) == 2
     assert "give nonzeros alone" in capsys.readouterr().err
     out = str(tmp_path / "run")
+    assert main(["prune", *common, *chosen, "--train-epochs", "1", "--codebook-bits", "4", "--out", out]) == 2
+    assert "has no codebook" in capsys.readouterr().err
+    chosen += ["--compact", "codebook", "--compact-bits", "best"]
     assert main(["prune", *common, *chosen, "--train-epochs", "1", "--epochs", "1", "--out", out, "--quiet"]) == 0
     assert "non-zeros" in capsys.readouterr().out
     masks = Masks.load(tmp_path / "run" / "masks.safetensors")

@@ -1,5 +1,6 @@
 """The end of a run: dead units cut, zeros checked, the table of layers, the record."""
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,10 +10,11 @@ from secateur.errors import BudgetError, VerificationError
 from secateur.graph import Plan, Proof
 from secateur.methods.contract import Compressed, MethodRecord
 from secateur.methods.weights_and_connections.measuring import layer_table
-from secateur.methods.weights_and_connections.picturing import image_layer, spread
+from secateur.methods.weights_and_connections.picturing import image_layer, spread, spread_before
 from secateur.methods.weights_and_connections.rounds import Rounds
 from secateur.record import PrunedWeights
 from secateur.sparse import Masks, WithoutDead, measure_sparse, nonzeros, without_dead
+from secateur.training import Task
 
 if TYPE_CHECKING:
     from secateur.methods.weights_and_connections.method import WeightsAndConnections
@@ -69,6 +71,30 @@ def finished(method: "WeightsAndConnections", rounds: Rounds) -> Compressed:
         notes=(*run.notes, *_departures(method, rounds)),
     )
     return Compressed(model=model, plan=plan, record=record, masks=masks)
+
+
+def of_other_weights(
+    found: PrunedWeights, dense: nn.Module, model: nn.Module, masks: Masks, task: Task, *, batches: int = 8
+) -> PrunedWeights:
+    """Return what was found with the tables of ``model``, which has the same masks and other weights.
+
+    Args:
+        found: of the run that made the masks.
+        dense: whose weights ``model`` began with.
+        model: trained with the masks.
+        masks: of it.
+        task: has validation images, to count the zeros that layers read.
+        batches: of these.
+    """
+    table, energies = layer_table(dense, model, masks, task, batches)
+    return replace(
+        found,
+        layers=table,
+        histograms=spread(spread_before(dense, tuple(masks)), model, masks),
+        dense_energy_pj=None if energies is None else energies[0],
+        energy_pj=None if energies is None else energies[1],
+        speed=measure_sparse(model, masks, _one(task.example_inputs, model)).sentence(),
+    )
 
 
 def require_zeros(model: nn.Module, masks: Masks) -> None:
