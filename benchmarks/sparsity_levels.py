@@ -275,7 +275,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
             Line2D([], [], linestyle="-", label="several cuts, training between", **plain),
             Line2D([], [], linestyle="--", markerfacecolor="white", label="one cut", **plain),
         ]
-        axis.legend(handles=[*levels, *ways], fontsize=8, loc="lower left", frameon=False)
+        axis.legend(handles=[*levels, *ways], fontsize=8, loc="lower left", frameon=False, handlelength=3)
         return drawn
 
     save_figure([path], figure)

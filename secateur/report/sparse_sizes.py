@@ -49,4 +49,5 @@ def sparse_facts(sizes: FileSizes) -> tuple[tuple[str, str], ...]:
     ]
     if elements:
         facts.append(("weights left", f"{survivors:,} of {elements:,} ({share(survivors / elements, 1)})"))
+    facts.append(("speed", "storage only: read back, the weights are dense, and the network runs as before"))
     return tuple(facts)

@@ -119,7 +119,7 @@ def test_shared_values_are_trained_stored_and_evaluated_as_the_file_decodes(tmp_
     assert found.size_bytes == (folder / "model.sparse.safetensors").stat().st_size
     assert found.nonzeros == record.weights.nonzeros
     unpack_file(folder / "model.sparse.safetensors", tmp_path / "unpacked.safetensors")
-    again = evaluate_artifact(tmp_path / "unpacked.safetensors", load_data("digits", normalize="none"))
+    again = evaluate_artifact(tmp_path / "unpacked.safetensors", load_data("digits"))
     assert found.test is not None
     assert again.samples == found.test.samples
     assert again.top1 == found.test.top1
