@@ -28,6 +28,7 @@ from typing import Any
 import torch
 from pydantic import TypeAdapter
 from safetensors.torch import load_file, save_file
+from sparse_figures import TRADEOFF_ARMS, tradeoff_figure
 from torch import nn
 
 from secateur.cost import Budget
@@ -56,14 +57,6 @@ CHOSEN_AT = 0.9  # share of the weights gone when penalties are compared
 SHARES = (0.5, 0.7, 0.8, 0.85, 0.9, 0.92, 0.95, 0.97)  # of the parameters, that go
 TWELFTH = 1 - 1 / 12
 RATE = 0.05
-ARMS = {
-    "l2-retrained": ("L2, retrained", "#0072b2", "-", "o"),
-    "l1-retrained": ("L1, retrained", "#d55e00", "-", "s"),
-    "l2-iterative": ("L2, iterative", "#009e73", "-", "D"),
-    "l2": ("L2, not retrained", "#0072b2", ":", "o"),
-    "l1": ("L1, not retrained", "#d55e00", ":", "s"),
-}
-"""Titles and looks; in the paper's Figure 5 the same five lines."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +214,9 @@ def rows_of(options: argparse.Namespace, penalties: dict[str, Penalty]) -> list[
             print(f"seed {seed}, {share:.0%} gone: test error {told}", flush=True)
     return [
         {"arm": arm, "share": share, "test_error": found, "mean": statistics.fmean(found)}
-        for (arm, share), found in sorted(errors.items(), key=lambda item: (list(ARMS).index(item[0][0]), item[0][1]))
+        for (arm, share), found in sorted(
+            errors.items(), key=lambda item: (list(TRADEOFF_ARMS).index(item[0][0]), item[0][1])
+        )
     ]
 
 
@@ -237,33 +232,6 @@ def mean_scans(runs: list[dict[str, Any]]) -> list[WeightScan]:
         dense = statistics.fmean(one["dense"] for one in same)
         found.append(WeightScan(round=1, layer=scan["layer"], shares=tuple(scan["shares"]), dense=dense, **means))
     return found
-
-
-def tradeoff_figure(record: dict[str, Any]) -> Any:
-    """Return accuracy against the share of parameters gone, relative to the dense L2 networks."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7.2, 4.6), layout="constrained")
-    axes = figure.subplots()
-    dense = 100 * statistics.fmean(record["dense_error"]["l2"])
-    axes.axhline(0, color="#222222", linewidth=0.9, linestyle="--")
-    for arm, (title, colour, line, marker) in ARMS.items():
-        rows = [row for row in record["rows"] if row["arm"] == arm]
-        xs = [100 * row["share"] for row in rows]
-        low, high = ([dense - 100 * pick(row["test_error"]) for row in rows] for pick in (max, min))
-        axes.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0)
-        full = "white" if line == ":" else colour
-        means = [dense - 100 * row["mean"] for row in rows]
-        axes.plot(
-            xs, means, color=colour, linestyle=line, marker=marker, markersize=5, markerfacecolor=full, label=title
-        )
-    axes.set_ylim(-5, 0.6)  # what is not retrained falls to guessing
-    axes.set_xlabel("parameters that are gone, %")
-    axes.set_ylabel(f"test accuracy against dense ({100 - dense:.2f} %), points")
-    axes.grid(color="#ececec", linewidth=0.6)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(fontsize=9, frameon=False, loc="lower left")
-    return figure
 
 
 def draw(record: dict[str, Any], mask: torch.Tensor, folder: Path) -> None:

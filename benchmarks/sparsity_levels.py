@@ -11,7 +11,8 @@ Each level leaves the same number of parameters at 50, 80, 90 and 95 % zeros, an
 * `weight`, `kernel`: the method `weights_and_connections` with one scale over all layers, to a budget of non-zeros;
 * `filter`: the method `l1`, and in several cuts `global` by the same norms, every layer the same share, to a budget of
   parameters;
-* `layer`: the method `blocks`, whole residual branches by their measured effect, to a budget of parameters.
+* `layer`: the method `blocks`, whole residual branches by their measured effect, to a budget of parameters; of the
+  largest branches as many as the budget takes, because the small ones would go for nothing.
 
 Blocks that change the size of their stream cannot go, so the layer level ends early: budgets that it cannot reach are
 recorded with the reason, and instead it is cut as far as it goes. `once` cuts and fine-tunes; `iterative` cuts in
@@ -33,6 +34,7 @@ from typing import Any
 
 import torch
 from global_pruning import DATA, MODEL, SHARED, TRAIN_SHARE, WEIGHTS, training
+from sparse_figures import levels_figure
 
 from secateur.cost import Budget
 from secateur.data import DataSource
@@ -58,8 +60,6 @@ EPOCHS = 6  # of all training after the first cut, whatever the schedule
 RATES = (0.01, 0.03, 0.1)
 SEARCH_SEED = 1000  # of the runs that choose the learning rate; none of those that are reported
 SEARCH_SHARE = {"weight": 0.8, "kernel": 0.8, "filter": 0.8, "layer": 0.5}
-COLOURS = {"weight": "#0072b2", "kernel": "#009e73", "filter": "#d55e00", "layer": "#cc79a7"}
-MARKERS = {"weight": "o", "kernel": "s", "filter": "^", "layer": "D"}
 FIGURE = Path(__file__).resolve().parent.parent / "docs" / "figures" / "sparsity-levels.svg"
 
 Method = WeightsAndConnections | L1 | GlobalPruning | Blocks
@@ -105,8 +105,24 @@ def allowed_parameters(graph: ChannelGraph, job: Job, params: int) -> int:
     return graph.after(graph.drop_blocks(free)).params()
 
 
-def method_of(job: Job, drops: int) -> Method:
-    """Return the settings of a run; ``drops`` is the number of blocks that one cut to its budget takes."""
+def spared_blocks(graph: ChannelGraph, allowed: int) -> tuple[str, ...]:
+    """Return the blocks that stay, where the largest go until the budget holds; none where it cannot."""
+    free = [block.name for block in graph.blocks if block.locked is None]
+    free.sort(key=lambda name: graph.after(graph.drop_blocks((name,))).params())  # the largest first
+    for number in range(1, len(free) + 1):
+        if graph.after(graph.drop_blocks(free[:number])).params() <= allowed:
+            return tuple(free[number:])
+    return ()
+
+
+def method_of(job: Job, drops: int, spared: tuple[str, ...] = ()) -> Method:
+    """Return the settings of a run.
+
+    Args:
+        job: the run.
+        drops: number of blocks that one cut to its budget takes; of iterative runs of the layer level.
+        spared: blocks that stay.
+    """
     tuned = training(job.rate)
     once = job.schedule == "once"
     last = EPOCHS if once else EPOCHS - BETWEEN
@@ -135,6 +151,7 @@ def method_of(job: Job, drops: int) -> Method:
         )
     several = drops > 1 and not once  # a single drop leaves nothing between
     return Blocks(
+        lock=spared,
         step_epochs=BETWEEN / (drops - 1) if several else 0,
         evaluate_steps=False,
         finetune_epochs=EPOCHS - BETWEEN if several else EPOCHS,
@@ -155,7 +172,11 @@ def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
         if "unreachable" in first:
             return first
         drops = first["blocks_dropped"]
-    method = method_of(job, drops)
+    model = dense_network()
+    graph = trace(model, torch.zeros(2, 3, 32, 32))
+    allowed = allowed_parameters(graph, job, nonzeros(model))
+    method = method_of(job, drops, spared_blocks(graph, allowed) if job.level == "layer" else ())
+    budget = budget_of(job, allowed)
     folder = options.runs / job.name
     file = folder / "result.json"
     asked = json.loads(json.dumps({**asdict(job), "settings": asdict(method)}))
@@ -164,11 +185,6 @@ def run(options: argparse.Namespace, job: Job) -> dict[str, Any]:
         if known["asked_for"] != asked:
             raise SystemExit(f"{file} was made with other settings; give another folder with --runs")
         return known
-    model = dense_network()
-    graph = trace(model, torch.zeros(2, 3, 32, 32))
-    params = nonzeros(model)
-    allowed = allowed_parameters(graph, job, params)
-    budget = budget_of(job, allowed)
     found: dict[str, Any] = {"asked_for": asked, "allowed": allowed}
     try:
         method.decide(graph, model, budget)
@@ -232,55 +248,6 @@ def shares_of(options: argparse.Namespace, level: str) -> tuple[float | str, ...
     return (*options.shares, FLOOR) if level == "layer" else tuple(options.shares)
 
 
-def draw(record: dict[str, Any], path: Path) -> None:
-    """Draw accuracy against the parameters left: a colour per level, dashed in one cut, solid in several."""
-    from matplotlib.figure import Figure
-    from matplotlib.lines import Line2D
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
-
-    def figure() -> Any:
-        drawn = Figure(figsize=(7.2, 4.8), layout="constrained")
-        axis = drawn.subplots()
-        dense, params = 100 * record["dense_test_top1"], record["dense_params"]
-        axis.axhline(dense, color="#222222", linewidth=0.9, linestyle=":")
-        axis.text(100, dense + 0.6, f"dense, {dense:.1f} %", fontsize=8, ha="left", va="bottom")
-        for level, schedule in itertools.product(LEVELS, SCHEDULES):
-            found = [
-                (100 * statistics.fmean(r["params_left"]) / params, [100 * one for one in r["test_top1"]])
-                for r in record["rows"]
-                if r["level"] == level and r["schedule"] == schedule and "mean" in r
-            ]
-            found.sort()
-            xs, means = [x for x, _ in found], [statistics.fmean(ys) for _, ys in found]
-            low, high = [min(ys) for _, ys in found], [max(ys) for _, ys in found]
-            colour = COLOURS[level]
-            axis.fill_between(xs, low, high, color=colour, alpha=0.12, linewidth=0)
-            line = "--" if schedule == "once" else "-"
-            full = colour if schedule == "iterative" else "white"
-            axis.plot(xs, means, color=colour, marker=MARKERS[level], markersize=5, linestyle=line, mfc=full)
-        axis.set_xscale("log")
-        axis.xaxis.set_major_locator(FixedLocator([5, 10, 20, 50, 100]))
-        axis.xaxis.set_minor_locator(NullLocator())
-        axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        axis.set_xlim(105, 4.4)  # more zeros to the right
-        axis.set_xlabel(f"parameters that are left, % of {params:,} (logarithmic)")
-        axis.set_ylabel("test top-1, %")
-        axis.grid(color="#ececec", linewidth=0.6)
-        axis.spines[["top", "right"]].set_visible(False)
-        levels = [
-            Line2D([], [], color=COLOURS[one], marker=MARKERS[one], markersize=5, label=f"{one}s") for one in LEVELS
-        ]
-        plain = {"color": "#555555", "marker": "o", "markersize": 5}
-        ways = [
-            Line2D([], [], linestyle="-", label="several cuts, training between", **plain),
-            Line2D([], [], linestyle="--", markerfacecolor="white", label="one cut", **plain),
-        ]
-        axis.legend(handles=[*levels, *ways], fontsize=8, loc="lower left", frameon=False, handlelength=3)
-        return drawn
-
-    save_figure([path], figure)
-
-
 def main() -> None:
     """Run what is missing, record and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -329,7 +296,7 @@ def main() -> None:
     }
     write_text(options.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     if can_draw():
-        draw(record, options.figure)
+        save_figure([options.figure], lambda: levels_figure(record))
 
 
 if __name__ == "__main__":

@@ -177,15 +177,12 @@ class _Job:
         budget = self.recipe.budget if search is None else search.budget
         compressed = self.compress(store, budget)
         write_compressed(self.place, self.recipe, self.subject, self.data, compressed, budget)
-        compressed = packed(
-            self.place,
-            self.recipe.compact,
-            compressed,
-            self.task,
-            store,
-            save=lambda found, path: write_model(path, self.recipe, self.subject, self.data, found, budget),
-            tell=self.tell,
-        )
+
+        def save(found: Compressed, path: Path) -> None:
+            write_model(path, self.recipe, self.subject, self.data, found, budget)
+
+        choice = self.recipe.compact
+        compressed = packed(self.place, choice, compressed, self.task, store, save=save, tell=self.tell)
         measured = measure_all(
             Finished(
                 subject=self.subject,
