@@ -19,6 +19,7 @@ from secateur.record import CodedWeight, SparseFile, TrainResult
 from secateur.sparse import Codebook, FileSizes, Masks, SharedValues, cluster, decode
 from secateur.sparse.preparing import usual_bits
 from secateur.training import Store, Task
+from secateur.wording import counted
 
 PHASE = "codebook"
 """Of the training of shared values."""
@@ -93,7 +94,7 @@ def with_shared_values(
     shared.apply_(small)
     if not choice.codebook_epochs:
         return small, books, None
-    tell(f"training the shared values: {choice.codebook_epochs} epoch(s)")
+    tell(f"training the shared values: {counted(choice.codebook_epochs, 'epoch')}")
     result = store.train(
         PHASE, task, small, epochs=choice.codebook_epochs, settings=choice.codebook_training, hooks=(shared,)
     )

@@ -3,6 +3,7 @@
 from secateur.record import PrunedWeights, PruningRound, SparseFile
 from secateur.report.grid import Grid
 from secateur.report.values import NOTHING, count, share, size
+from secateur.wording import counted
 
 SHOWN_ROUNDS = 20  # of a run with many, the last ones
 
@@ -97,7 +98,7 @@ def pruned_facts(found: PrunedWeights | None) -> tuple[tuple[str, str], ...]:
 def _kept_values(file: SparseFile) -> str:
     if file.values == "fp32":
         return "read back bit for bit"
-    trained = f", trained for {file.codebook_epochs} epoch(s)" if file.codebook_epochs else ""
+    trained = f", trained for {counted(file.codebook_epochs, 'epoch')}" if file.codebook_epochs else ""
     how = f"shared by the weights of a layer{trained}" if file.values == "codebook" else "rounded to fp16"
     return f"values are {how}, so it is not the model file: the row 'compact file, decoded' says how good it is"
 

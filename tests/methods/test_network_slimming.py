@@ -180,7 +180,7 @@ def test_passes_take_half_of_what_is_left_and_half_of_a_layer_at_most() -> None:
     once = NetworkSlimming(ratio=0.5, max_layer_ratio=0.5).decide(graph, model, None)
     # Position 5 of 10 is 0.6: the first layer would lose all four and keeps two, the second keeps .7 to 1.
     assert dict(once.kept) == {"0": (2, 3), "3": (2, 3, 4, 5)}
-    with pytest.warns(MinimumWarning, match="cut to their minimum: 0"):
+    with pytest.warns(MinimumWarning, match="cut to its minimum: 0"):
         twice = NetworkSlimming(ratio=0.5, max_layer_ratio=0.5, passes=2).decide(graph, model, None)
     # Of .03 .04 .7 .8 .9 1 position 3 is .8: the first layer loses one of two, the second keeps .9 and 1.
     assert dict(twice.kept) == {"0": (3,), "3": (4, 5)}
