@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.errors import ModelError
+from secateur.models.widths import scaled
 
 Shortcut = Literal["A", "B"]
 
@@ -112,12 +113,26 @@ class CifarResNet(nn.Module):
         return logits
 
 
-def digits_resnet(*, num_classes: int = 10, in_channels: int = 1) -> CifarResNet:
+def cifar_resnet(
+    depth: int, *, shortcut: Shortcut, width: float = 1.0, num_classes: int = 10, in_channels: int = 3
+) -> CifarResNet:
+    """Return the published network of this depth, stem and stages ``width`` times as wide: 24–24–48–96 for 1.5."""
+    return CifarResNet(
+        depth,
+        shortcut=shortcut,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        stem_width=scaled(16, width),
+        stage_widths=[scaled(channels, width) for channels in (16, 32, 64)],
+    )
+
+
+def digits_resnet(*, width: float = 1.0, num_classes: int = 10, in_channels: int = 1) -> CifarResNet:
     """Return a 14-layer ResNet with option B, 16–32–64 channels wide, for images of 8×8.
 
     Not from a paper: the network of the demonstration. Its three stages work on 8×8, 4×4 and 2×2 maps.
     """
-    return CifarResNet(14, shortcut="B", num_classes=num_classes, in_channels=in_channels)
+    return cifar_resnet(14, shortcut="B", width=width, num_classes=num_classes, in_channels=in_channels)
 
 
 def _changing_shortcut(in_channels: int, out_channels: int, stride: int, shortcut: Shortcut) -> nn.Module:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import ModelError
 from secateur.models.selection import ChannelSelection
+from secateur.models.widths import scaled
 
 
 class DenseLayer(nn.Module):
@@ -97,3 +98,14 @@ class DenseNet(nn.Module):
         x = F.relu(self.select(self.bn(self.stages(self.conv(x)))))
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
+
+
+def dense_network(depth: int, *, width: float = 1.0, num_classes: int = 10, in_channels: int = 3) -> DenseNet:
+    """Return the network with a growth of 12 and a stem of 16, both ``width`` times as large."""
+    return DenseNet(
+        depth,
+        growth=scaled(12, width),
+        stem_width=scaled(16, width),
+        num_classes=num_classes,
+        in_channels=in_channels,
+    )

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from secateur.errors import ModelError
-from secateur.models.vgg import VGG, VGG16, Step
+from secateur.models.vgg import VGG, VGG16, Step, scaled_steps
+from secateur.models.widths import MULTIPLE, scaled
 
 STRIDE = 32
 """Pixels from one score to the next."""
@@ -98,6 +99,16 @@ class FCN32s(nn.Module):
             for own, other in pairs:
                 for name, tensor in own.named_parameters():
                     tensor.copy_(other.get_parameter(name).view_as(tensor))
+
+
+def fcn32s(*, width: float = 1.0, num_classes: int = 21, in_channels: int = 3) -> FCN32s:
+    """Return FCN-32s on a VGG-16 that is ``width`` times as wide, in multiples of 8."""
+    return FCN32s(
+        num_classes=num_classes,
+        in_channels=in_channels,
+        steps=scaled_steps(VGG16, width, multiple=MULTIPLE),
+        hidden=scaled(4096, width, multiple=MULTIPLE),
+    )
 
 
 def bilinear_kernel(factor: int) -> Tensor:

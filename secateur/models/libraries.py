@@ -9,10 +9,23 @@ from typing import Any, Protocol
 from torch import nn
 
 from secateur.errors import ModelError, UsageError
+from secateur.models.widths import MULTIPLE, scaled, without_width_argument
 from secateur.names import nearest_name, unknown_name
 from secateur.torchvision_shim import import_torchvision
 
 _IMAGENET_STATISTICS = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+# torchvision's networks whose width is an argument: of the function that builds them, or of their class, which then
+# needs the other arguments that the function gives it.
+_MULTIPLIED = ("mobilenet_v2", "mobilenet_v3_large", "mobilenet_v3_small")
+_MNASNETS = {"mnasnet0_5": 0.5, "mnasnet0_75": 0.75, "mnasnet1_0": 1.0, "mnasnet1_3": 1.3}
+_DENSENETS = {  # growth, channels of the stem, layers of each block
+    "densenet121": (32, 64, (6, 12, 24, 16)),
+    "densenet161": (48, 96, (6, 12, 36, 24)),
+    "densenet169": (32, 64, (6, 12, 32, 32)),
+    "densenet201": (32, 64, (6, 12, 48, 32)),
+}
 
 
 class Library(Protocol):
@@ -22,8 +35,11 @@ class Library(Protocol):
         """Raise UsageError, with the nearest name, where the package has no network of this name."""
         ...
 
-    def build(self, name: str, *, num_classes: int | None, in_channels: int | None) -> nn.Module:
-        """Return the network without trained weights; None leaves a number as the package has it."""
+    def build(self, name: str, *, num_classes: int | None, in_channels: int | None, width: float = 1.0) -> nn.Module:
+        """Return the network without trained weights, ``width`` times as wide as by itself.
+
+        None leaves a number as the package has it.
+        """
         ...
 
     def input_shape(self, name: str) -> tuple[int, int, int] | None:
@@ -43,11 +59,11 @@ class Torchvision:
         """Refuse a name that ``torchvision.models`` does not have."""
         _require("torchvision", name, _torchvision_models().list_models())
 
-    def build(self, name: str, *, num_classes: int | None, in_channels: int | None) -> nn.Module:
+    def build(self, name: str, *, num_classes: int | None, in_channels: int | None, width: float = 1.0) -> nn.Module:
         """Return the network with random weights, its backbone included.
 
         Raises:
-            UsageError: ``in_channels`` is not 3.
+            UsageError: ``in_channels`` is not 3, or the network takes no width.
             ModelError: torchvision cannot build it.
         """
         if in_channels not in (None, 3):
@@ -55,6 +71,8 @@ class Torchvision:
                 f"torchvision:{name} takes images of 3 channels, not {in_channels}; try timm:NAME, "
                 f"or change the first layer in a file.py:function"
             )
+        if width != 1:
+            return _wider(name, width, {} if num_classes is None else {"num_classes": num_classes})
         builder = _torchvision_models().get_model_builder(name)
         arguments: dict[str, Any] = {"weights": None}
         if "weights_backbone" in inspect.signature(builder).parameters:
@@ -94,12 +112,15 @@ class Timm:
         if not timm.is_model(name):
             _require("timm", name, timm.list_models())
 
-    def build(self, name: str, *, num_classes: int | None, in_channels: int | None) -> nn.Module:
+    def build(self, name: str, *, num_classes: int | None, in_channels: int | None, width: float = 1.0) -> nn.Module:
         """Return the network with random weights.
 
         Raises:
+            UsageError: a width; timm's networks say theirs in their names.
             ModelError: timm cannot build it.
         """
+        if width != 1:
+            raise without_width_argument(f"timm:{name}", width)
         arguments = {"num_classes": num_classes, "in_chans": in_channels}
         given = {key: value for key, value in arguments.items() if value is not None}
         try:
@@ -136,6 +157,26 @@ def torchvision_has(name: str) -> bool:
         return name in _torchvision_models().list_models()
     except UsageError:
         return False
+
+
+def _wider(name: str, width: float, arguments: dict[str, Any]) -> nn.Module:
+    """Return a network of torchvision that is ``width`` times as wide, by the argument that its class has for it."""
+    models = _torchvision_models()
+    if name in _MULTIPLIED:
+        made: nn.Module = models.get_model_builder(name)(weights=None, width_mult=width, **arguments)
+    elif name in _MNASNETS:
+        made = models.MNASNet(_MNASNETS[name] * width, **arguments)
+    elif name in _DENSENETS:
+        growth, stem, blocks = _DENSENETS[name]
+        made = models.DenseNet(
+            growth_rate=scaled(growth, width, multiple=MULTIPLE),
+            num_init_features=scaled(stem, width, multiple=MULTIPLE),
+            block_config=blocks,
+            **arguments,
+        )
+    else:
+        raise without_width_argument(f"torchvision:{name}", width)
+    return made
 
 
 def _torchvision_models() -> Any:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from secateur.errors import ModelError
 from secateur.models.selection import ChannelSelection
+from secateur.models.widths import scaled
 
 EXPANSION = 4
 """The stream is so many times as wide as the middle of a block."""
@@ -97,6 +98,19 @@ class PreActivationResNet(nn.Module):
         x = F.relu(self.select(self.bn(x)))
         logits: Tensor = self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
         return logits
+
+
+def preactivation_resnet(
+    depth: int, *, width: float = 1.0, num_classes: int = 10, in_channels: int = 3
+) -> PreActivationResNet:
+    """Return the published network of this depth, stem and blocks ``width`` times as wide."""
+    return PreActivationResNet(
+        depth,
+        num_classes=num_classes,
+        in_channels=in_channels,
+        stem_width=scaled(16, width),
+        widths=[scaled(channels, width) for channels in (16, 32, 64)],
+    )
 
 
 def _stage(in_channels: int, width: int, blocks: int, stride: int) -> nn.Sequential:

@@ -1,78 +1,15 @@
 """Networks by name: our own, torchvision's, timm's, and the user's. Nothing is ever downloaded."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
-
 from torch import nn
 
 from secateur.errors import ModelError, UsageError
-from secateur.models.alexnet import CaffeAlexNet
-from secateur.models.cifar_resnet import CifarResNet, digits_resnet
-from secateur.models.densenet import DenseNet
-from secateur.models.fcn import FCN32s
-from secateur.models.lenet import LeNet5, LeNet300
 from secateur.models.libraries import LIBRARIES, LIBRARY_CALLS, torchvision_has
-from secateur.models.mlp import slimming_mlp
-from secateur.models.preact_resnet import PreActivationResNet
-from secateur.models.resnet50 import ResNet50
-from secateur.models.vgg import gap_vgg16, gate_decorator_vgg16, imagenet_vgg16, l1_vgg16, slimming_vgg19
+from secateur.models.networks import NETWORKS
+from secateur.models.widths import split_width, without_width_argument
 from secateur.names import nearest_name, unknown_name
 from secateur.user_code import call_user_function, names_user_code
 
 OWN = "secateur"
-
-
-@dataclass(frozen=True)
-class Network:
-    """One of our own networks.
-
-    Attributes:
-        build: takes ``num_classes`` and, unless ``fixed_channels``, ``in_channels``.
-        input_shape: (channels, height, width) that it was made for.
-        normalization: name of the usual one for its data.
-        fixed_channels: whether the number of input channels cannot be chosen.
-        head: path of the layers that other data needs anew, where somebody has said which.
-    """
-
-    build: Callable[..., nn.Module]
-    input_shape: tuple[int, int, int]
-    normalization: str
-    fixed_channels: bool = False
-    head: str | None = None
-
-
-_CIFAR = (3, 32, 32)
-_IMAGENET = (3, 224, 224)
-
-NETWORKS: dict[str, Network] = {
-    "lenet-300-100": Network(LeNet300, (1, 28, 28), "mnist", fixed_channels=True),
-    "lenet5": Network(LeNet5, (1, 28, 28), "mnist", fixed_channels=True),
-    "mlp-500-300": Network(slimming_mlp, (1, 28, 28), "mnist", fixed_channels=True),
-    "digits-resnet": Network(digits_resnet, (1, 8, 8), "digits"),
-    "resnet20": Network(partial(CifarResNet, 20, shortcut="A"), _CIFAR, "cifar10"),
-    "resnet32": Network(partial(CifarResNet, 32, shortcut="A"), _CIFAR, "cifar10"),
-    "resnet44": Network(partial(CifarResNet, 44, shortcut="A"), _CIFAR, "cifar10"),
-    "resnet56": Network(partial(CifarResNet, 56, shortcut="A"), _CIFAR, "cifar10"),
-    "resnet110": Network(partial(CifarResNet, 110, shortcut="A"), _CIFAR, "cifar10"),
-    "resnet20-b": Network(partial(CifarResNet, 20, shortcut="B"), _CIFAR, "cifar10"),
-    "resnet32-b": Network(partial(CifarResNet, 32, shortcut="B"), _CIFAR, "cifar10"),
-    "resnet44-b": Network(partial(CifarResNet, 44, shortcut="B"), _CIFAR, "cifar10"),
-    "resnet56-b": Network(partial(CifarResNet, 56, shortcut="B"), _CIFAR, "cifar10"),
-    "resnet110-b": Network(partial(CifarResNet, 110, shortcut="B"), _CIFAR, "cifar10"),
-    "vgg16-gd": Network(gate_decorator_vgg16, _CIFAR, "cifar10"),
-    "vgg16-l1": Network(partial(l1_vgg16, batch_norm=False), _CIFAR, "cifar10"),
-    "vgg16-l1-bn": Network(partial(l1_vgg16, batch_norm=True), _CIFAR, "cifar10"),
-    "vgg19-slimming": Network(slimming_vgg19, _CIFAR, "cifar10"),
-    "resnet164-preact": Network(partial(PreActivationResNet, 164), _CIFAR, "cifar10"),
-    "densenet40": Network(partial(DenseNet, 40), _CIFAR, "cifar10"),
-    "alexnet-caffe": Network(CaffeAlexNet, (3, 227, 227), "imagenet", head="fc8"),
-    "vgg16-imagenet": Network(imagenet_vgg16, _IMAGENET, "imagenet", head="classifier.6"),
-    "vgg16-gap": Network(gap_vgg16, _IMAGENET, "imagenet", head="classifier"),
-    "resnet50": Network(partial(ResNet50, stride_in_first=False), _IMAGENET, "imagenet", head="fc"),
-    "resnet50-caffe": Network(partial(ResNet50, stride_in_first=True), _IMAGENET, "imagenet", head="fc"),
-    "fcn32s-vgg16": Network(FCN32s, (3, 224, 224), "imagenet"),
-}
 
 
 def build_model(
@@ -82,38 +19,56 @@ def build_model(
 
     Args:
         name: a key of :data:`NETWORKS` (also as ``secateur:NAME``), ``torchvision:NAME``, ``timm:NAME``, or
-            ``file.py:function``, which is called with the arguments given here and returns an ``nn.Module``.
+            ``file.py:function``, which is called with the arguments given here and returns an ``nn.Module``. With
+            ``@1.5x`` behind it, all hidden layers are 1.5 times as wide: our networks for ImageNet in multiples of 8;
+            torchvision's by its own rule, where it has one; a function is called with ``width=1.5``.
         num_classes: outputs; None takes what the network has by itself.
         in_channels: of the images; None takes what the network has by itself.
         allow_code: whether ``file.py:function`` may run.
 
     Raises:
-        UsageError: the name is unknown (the nearest is suggested), a package is missing, or an argument does
-            not fit.
+        UsageError: the name is unknown (the nearest is suggested), a package is missing, an argument does not fit, the
+            width is no factor from 0.1 to 8, or it is given to a network that takes none.
         ModelError: the network cannot be built, or the user's function fails.
     """
     _check_positive(num_classes=num_classes, in_channels=in_channels)
     given = {"num_classes": num_classes, "in_channels": in_channels}
     arguments: dict[str, object] = {key: value for key, value in given.items() if value is not None}
-    if names_user_code(name):
-        made = call_user_function(name, allow_code=allow_code, error=ModelError, arguments=arguments)
+    plain, width = split_width(name)
+    if width != 1:
+        arguments["width"] = width
+    if names_user_code(plain):
+        made = call_user_function(plain, allow_code=allow_code, error=ModelError, arguments=arguments)
         if not isinstance(made, nn.Module):
             what = f"the class {made.__name__}" if isinstance(made, type) else type(made).__name__
             call = f": call it, as in {made.__name__}(…)" if isinstance(made, type) else ""
-            raise ModelError(f"{name} returned {what}; it should return an nn.Module{call}")
+            raise ModelError(f"{plain} returned {what}; it should return an nn.Module{call}")
         return made
     library, inner = _split_name(name)
     if library != OWN:
-        return LIBRARIES[library].build(inner, num_classes=num_classes, in_channels=in_channels)
+        return LIBRARIES[library].build(inner, num_classes=num_classes, in_channels=in_channels, width=width)
     network = NETWORKS[inner]
+    if network.fixed_width and width != 1:
+        raise without_width_argument(plain, width)
     if network.fixed_channels and arguments.pop("in_channels", 1) != network.input_shape[0]:
-        raise UsageError(f"{name} takes images of {network.input_shape[0]} channel, not {in_channels}; choose another")
+        raise UsageError(f"{plain} takes images of {network.input_shape[0]} channel, not {in_channels}; choose another")
     return network.build(**arguments)
 
 
 def model_names() -> list[str]:
     """Return the names of our own networks, sorted."""
     return sorted(NETWORKS)
+
+
+def full_name(name: str) -> str:
+    """Return the name with the library that it is of: ``secateur:resnet20@1.5x`` for ``resnet20@1.5x``.
+
+    Others' names, and those of user code, are as they were.
+
+    Raises:
+        UsageError: what stands behind an ``@`` is no width.
+    """
+    return f"{OWN}:{name}" if split_width(name)[0] in NETWORKS else name
 
 
 def head_of(name: str) -> str:
@@ -161,7 +116,8 @@ def default_normalization(name: str) -> str | None:
 
 
 def _split_name(name: str) -> tuple[str, str]:
-    """Return (library, name within it) of a network that our own table or a library may have."""
+    """Return (library, name within it, without a width) of a network that our own table or a library may have."""
+    name, _ = split_width(name)
     library, separator, inner = name.partition(":")
     if not separator:
         library, inner = OWN, name

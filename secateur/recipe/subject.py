@@ -14,7 +14,7 @@ from secateur.errors import ArtifactError, DataError, TraceError, UsageError
 from secateur.export import Builder, Preprocessing, preprocessing_of
 from secateur.export import inspect as inspect_file
 from secateur.graph import ChannelGraph, fold_weight_standardisation, trace
-from secateur.models import NETWORKS, build_model, default_normalization, head_of, input_shape, load_weights
+from secateur.models import build_model, default_normalization, full_name, head_of, input_shape, load_weights
 from secateur.randomness import derive_seed, generator_for
 from secateur.recipe.fingerprints import with_data_fingerprint, with_fingerprint
 from secateur.recipe.settings import DataChoice, Machine, ModelChoice
@@ -174,7 +174,7 @@ def build_subject(
         model=model,
         example_inputs=example_inputs,
         builder=Builder(
-            name=f"secateur:{choice.spec}" if choice.spec in NETWORKS else choice.spec,
+            name=full_name(choice.spec),
             arguments={name: value for name, value in arguments.items() if value is not None},
         ),
         data=data,
