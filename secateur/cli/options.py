@@ -27,7 +27,11 @@ class ModelOptions:
     """Which dense network."""
 
     model: Annotated[
-        str, option("Model", help="a name such as resnet56-b, torchvision:NAME, timm:NAME, or file.py:function")
+        str,
+        option(
+            "Model",
+            help="a name such as resnet56-b, torchvision:NAME, timm:NAME, or file.py:function; NAME@1.5x is 1.5 times as wide",
+        ),
     ]
     weights: Annotated[
         Text, option("Model", help="trained weights: .safetensors, or a file of tensors by torch.save")

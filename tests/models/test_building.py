@@ -1,3 +1,4 @@
+import re
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -46,6 +47,15 @@ def test_every_network_says_what_it_is_fed(name: str) -> None:
     shape = input_shape(name)
     assert shape is not None
     assert NORMALIZATIONS[normalization].for_channels(shape[0])
+
+
+def test_the_guide_names_every_network() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "guide.md").read_text(encoding="utf-8")
+    section = page.split("## Networks by name")[1].split("\n## ")[0]
+    named = set(re.findall(r"`([\w-]+)`", section))
+    found = {f"{name}-cifar" for name in named if name.startswith("autoslim-")}
+    assert set(NETWORKS) <= named | found
+    assert found <= set(NETWORKS)
 
 
 def test_the_prefix_of_our_own_networks_is_optional() -> None:

@@ -30,6 +30,25 @@ GOLDEN = {
     "resnet50-caffe": (25_557_032, 3_857_973_248),
     "resnet50": (25_557_032, 4_089_184_256),
     "vgg19-slimming": (20_035_018, 398_136_320),
+    # 1.0 times as published: 4.2M and 569M, 3.4M and 300M (Howard et al., Sandler et al., their tables of results).
+    "mobilenet-v1": (4_231_976, 568_740_352),
+    "mobilenet-v2": (3_504_872, 300_774_272),
+    "mnasnet": (4_383_312, 314_415_872),
+    "mobilenet-v2-cifar": (2_236_682, 87_976_448),  # 88M in AutoSlim's table of CIFAR-10
+    # The names of AutoSlim's networks say their MACs in millions.
+    "autoslim-mobilenet-v1-150m": (1_887_664, 149_825_128),
+    "autoslim-mobilenet-v1-325m": (4_001_448, 324_756_536),
+    "autoslim-mobilenet-v1-572m": (4_655_632, 572_070_904),
+    "autoslim-mobilenet-v2-207m": (4_125_104, 206_767_048),
+    "autoslim-mobilenet-v2-305m": (5_767_288, 305_072_416),
+    "autoslim-mobilenet-v2-505m": (6_495_992, 504_934_400),
+    "autoslim-mnasnet-217m": (4_035_760, 217_220_648),
+    "autoslim-mnasnet-315m": (6_078_432, 315_260_104),
+    "autoslim-mnasnet-532m": (8_338_960, 531_773_072),
+    "autoslim-resnet50-570m": (7_417_104, 570_004_736),
+    "autoslim-resnet50-1000m": (13_344_136, 999_850_432),
+    "autoslim-resnet50-2006m": (20_608_336, 2_006_045_440),
+    "autoslim-resnet50-3005m": (23_185_064, 3_004_547_840),
 }
 
 
@@ -110,9 +129,12 @@ def test_initialisations_are_those_of_the_sources() -> None:
     assert all(bool((scale == 0.5).all()) for scale in scales)
 
 
-def test_resnet50_has_torchvisions_names_and_function() -> None:
+@pytest.mark.parametrize(
+    ("name", "other"), [("resnet50", "resnet50"), ("mobilenet-v2", "mobilenet_v2"), ("mnasnet", "mnasnet1_0")]
+)
+def test_names_and_function_are_torchvisions(name: str, other: str) -> None:
     require_torchvision()
-    ours, theirs = build_model("resnet50", num_classes=7), build_model("torchvision:resnet50", num_classes=7)
+    ours, theirs = build_model(name, num_classes=7), build_model(f"torchvision:{other}", num_classes=7)
     ours.load_state_dict(theirs.state_dict())
     x = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
