@@ -30,7 +30,8 @@ class ModelOptions:
         str,
         option(
             "Model",
-            help="a name such as resnet56-b, torchvision:NAME, timm:NAME, or file.py:function; NAME@1.5x is 1.5 times as wide",
+            help="a name such as resnet56-b, torchvision:NAME, timm:NAME, or file.py:function; with @1.5x behind it "
+            "the network is 1.5 times as wide",
         ),
     ]
     weights: Annotated[
