@@ -34,8 +34,11 @@ def replacements(model: nn.Module, drops: Iterable[Drop]) -> dict[int, nn.Module
     Raises:
         PlanError: ``model`` has no such module.
     """
-    modules = dict(model.named_modules(remove_duplicate=False))
     found: dict[int, nn.Module] = {}
+    drops = tuple(drops)
+    if not drops:
+        return found
+    modules = dict(model.named_modules(remove_duplicate=False))
     for drop in drops:
         for path, kind in drop.replaced:
             if path not in modules:
@@ -66,7 +69,8 @@ def replace_modules(model: nn.Module, stand_ins: dict[int, nn.Module]) -> list[t
 @contextlib.contextmanager
 def dropped(model: nn.Module, drops: Iterable[Drop]) -> Iterator[None]:
     """Let ``model`` run without the given blocks inside this context, and put its modules back."""
-    places = replace_modules(model, replacements(model, drops))
+    stand_ins = replacements(model, drops)
+    places = replace_modules(model, stand_ins) if stand_ins else []
     try:
         yield
     finally:

@@ -2,16 +2,18 @@
 
 import contextlib
 from collections.abc import Iterator, MutableMapping
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from secateur.graph.copying import forget_kept
+from secateur.graph.cuts import fingerprint_of
 from secateur.graph.dropping import dropped
 from secateur.graph.plan import DimensionCut, Plan
 from secateur.graph.slots import StoredTensor, refuse_wrappers, stored_tensors, swapped
-from secateur.graph.surgery import check_fits, cut_stored, integer_attributes
+from secateur.graph.surgery import LayerShapes, check_fits, cut_stored, layer_sizes
 from secateur.graph.written_sizes import read_size, write_size
 
 Statistics = MutableMapping[str, Tensor]
@@ -40,42 +42,102 @@ def narrowed(model: nn.Module, plan: Plan, *, statistics: Statistics | None = No
         PlanError: the plan was made for another model.
         TraceError: the model is wrapped or compiled.
     """
-    refuse_wrappers(model)
-    stored = stored_tensors(model)
-    check_fits(stored, type(model).__qualname__, plan)
+    with Narrowable(model).at(plan, statistics=statistics):
+        yield model
 
-    def sliced(entry: StoredTensor) -> Tensor | None:
-        if entry.name in plan.dropped_tensors:
-            return None
-        cuts = plan.cuts_of.get(entry.name, ())
-        if entry.is_parameter:
-            return narrow_tensor(entry.tensor, cuts) if cuts else None
-        if statistics is None:
-            return cut_stored(entry.name, entry.tensor.detach(), plan)
-        if entry.name not in statistics:
-            statistics[entry.name] = cut_stored(entry.name, entry.tensor.detach(), plan)
-        return statistics[entry.name]
 
-    attributes = integer_attributes(model, plan, stored)
-    before = {
-        path: {name: read_size(model.get_submodule(path), name) for name in attributes[path]} for path in attributes
-    }
-    with swapped(stored, sliced), dropped(model, plan.drops):
+class Narrowable:
+    """A model that was looked through once, to be narrowed to several plans in turn.
+
+    It holds while the model keeps its modules, parameters and buffers, so a training step makes one for all the widths
+    that it runs. Looking a network of 150 layers through costs as much as narrowing it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Look ``model`` through.
+
+        Raises:
+            TraceError: the model is wrapped or compiled.
+        """
+        refuse_wrappers(model)
+        self.model = model
+        self._class = type(model).__qualname__
+        self._stored = stored_tensors(model)
+        shapes = {name: tuple(entry.tensor.shape) for name, entry in self._stored.items()}
+        self._fingerprint = fingerprint_of(self._class, shapes)
+        layers: dict[int, tuple[nn.Module, dict[str, str]]] = {}
+        for entry in self._stored.values():
+            for slot in entry.slots:
+                layers.setdefault(id(slot.module), (slot.module, {}))[1][slot.attribute] = entry.name
+        self._layers = tuple(layers.values())
+        self._keeping = any(type(module).train is not nn.Module.train for module in model.modules())
+
+    @contextlib.contextmanager
+    def at(self, plan: Plan, *, statistics: Statistics | None = None) -> Iterator[nn.Module]:
+        """Do as :func:`narrowed` does, which see, and yield the model.
+
+        Raises:
+            PlanError: the plan was made for another model.
+        """
+        if plan.fingerprint != self._fingerprint:
+            check_fits(self._stored, self._class, plan)
+
+        def sliced(entry: StoredTensor) -> Tensor | None:
+            if entry.name in plan.dropped_tensors:
+                return None
+            cuts = plan.cuts_of.get(entry.name, ())
+            if entry.is_parameter:
+                return narrow_tensor(entry.tensor, cuts) if cuts else None
+            if statistics is None:
+                return cut_stored(entry.name, entry.tensor.detach(), plan)
+            if entry.name not in statistics:
+                statistics[entry.name] = cut_stored(entry.name, entry.tensor.detach(), plan)
+            return statistics[entry.name]
+
+        with swapped(self._stored, sliced), dropped(self.model, plan.drops), self._sizes_of(plan):
+            self._forget_kept()
+            try:
+                yield self.model
+            finally:
+                self._forget_kept()
+                if statistics is not None:  # a forward may have put a new tensor in a buffer's place
+                    for entry in self._stored.values():
+                        if not entry.is_parameter and entry.name not in plan.dropped_tensors:
+                            statistics[entry.name] = entry.slots[0].tensor
+
+    @contextlib.contextmanager
+    def _sizes_of(self, plan: Plan) -> Iterator[None]:
+        """Let integer attributes be those of ``plan`` inside the block."""
+        plain: list[tuple[dict[str, Any], dict[str, Any]]] = []  # torch's own layers keep theirs as they are
+        for module, names in self._layers:
+            if not any(name in plan.cuts_of for name in names.values()):
+                continue
+
+            def shapes(attribute: str, names: dict[str, str] = names) -> LayerShapes | None:
+                name = names.get(attribute)
+                return None if name is None else (plan.shapes[name], plan.shapes_after[name], name)
+
+            sizes = layer_sizes(module, shapes, plan.regrouped)
+            if sizes:
+                values = vars(module)
+                sizes = {name: size for name, size in sizes.items() if name in values}
+                plain.append((values, {name: values[name] for name in sizes}))
+                values.update(sizes)
+        written = [(self.model.get_submodule(path), name, value) for path, name, value in plan.attributes]
+        before = [(module, name, read_size(module, name)) for module, name, _ in written]
         try:
-            for path, values in attributes.items():
-                for name, value in values.items():
-                    write_size(model.get_submodule(path), name, value)
-            forget_kept(model)
-            yield model
+            for module, name, value in written:
+                write_size(module, name, value)
+            yield
         finally:
-            forget_kept(model)
-            if statistics is not None:  # a forward may have put a new tensor in a buffer's place
-                for entry in stored.values():
-                    if not entry.is_parameter and entry.name not in plan.dropped_tensors:
-                        statistics[entry.name] = entry.slots[0].tensor
-            for path, values in before.items():
-                for name, value in values.items():
-                    write_size(model.get_submodule(path), name, value)
+            for module, name, value in before:
+                write_size(module, name, value)
+            for values, sizes in plain:
+                values.update(sizes)
+
+    def _forget_kept(self) -> None:
+        if self._keeping:
+            forget_kept(self.model)
 
 
 def narrow_tensor(tensor: Tensor, cuts: tuple[DimensionCut, ...]) -> Tensor:

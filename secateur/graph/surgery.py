@@ -35,6 +35,9 @@ _HOOK_TABLES = (
 
 TensorShape = tuple[int, ...]
 
+LayerShapes = tuple[TensorShape, TensorShape, str]
+"""Shapes of a layer's tensor before and after a cut, and its name in the model."""
+
 
 def cut_copy(model: nn.Module, plan: Plan) -> nn.Module:
     """Return a cut copy of ``model``, without a proof; see :func:`secateur.apply`."""
@@ -147,7 +150,7 @@ def integer_attributes(
         if id(module) not in touched:
             continue
 
-        def shapes(attribute: str, module: nn.Module = module) -> tuple[TensorShape, TensorShape, str] | None:
+        def shapes(attribute: str, module: nn.Module = module) -> LayerShapes | None:
             name = names.get((id(module), attribute))
             return None if name is None else (plan.shapes[name], plan.shapes_after[name], name)
 
@@ -161,7 +164,7 @@ def integer_attributes(
 
 def layer_sizes(
     module: nn.Module,
-    shapes: Callable[[str], tuple[TensorShape, TensorShape, str] | None],
+    shapes: Callable[[str], LayerShapes | None],
     regrouped: Container[str],
 ) -> dict[str, int | TensorShape]:
     """Return the integers of a layer of torch's own that say its sizes, as they are after a cut.
