@@ -49,6 +49,11 @@ if TYPE_CHECKING:
     from secateur.methods import ThiNet as ThiNet
     from secateur.methods import WeightsAndConnections as WeightsAndConnections
     from secateur.models import build_model as build_model
+    from secateur.slimmable import Sandwich as Sandwich
+    from secateur.slimmable import SwitchableNorms as SwitchableNorms
+    from secateur.slimmable import WidthSpace as WidthSpace
+    from secateur.slimmable import widened as widened
+    from secateur.slimmable import width_space as width_space
     from secateur.training import Store as Store
     from secateur.training import SupervisedTask as SupervisedTask
     from secateur.training import Task as Task
@@ -90,6 +95,7 @@ _HOME = {
         "WeightsAndConnections",
     ),
     "secateur.models": ("build_model",),
+    "secateur.slimmable": ("Sandwich", "SwitchableNorms", "WidthSpace", "widened", "width_space"),
     "secateur.training": ("Store", "SupervisedTask", "Task", "TrainSettings"),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
