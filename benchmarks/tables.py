@@ -15,6 +15,7 @@ from typing import Any
 import graph_tables
 import levels_tables
 import pruning_tables
+import slimmable_tables
 import sparse_tables
 import thinet_tables
 import weights_tables
@@ -205,6 +206,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "masked_step": sparse_tables.masked_step,
     "lenet_figures": levels_tables.lenet_figures,
     "sparsity_levels": levels_tables.sparsity_levels,
+    "slimmable": slimmable_tables.slimmable,
 }
 
 
