@@ -105,7 +105,7 @@ class Wide:
         """Run forward and backward, at the width of ``plan`` if there is one."""
         for parameter in network.parameters():
             parameter.grad = None
-        with nullcontext() if plan is None else narrowed(network, plan), _norms(network, plan):
+        with _norms(network, plan), nullcontext() if plan is None else narrowed(network, plan):
             loss = F.cross_entropy(network(self.images), self.labels)
         loss.backward()
 

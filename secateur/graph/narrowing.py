@@ -7,6 +7,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from secateur.graph.copying import forget_kept
 from secateur.graph.cuts import fingerprint_of
@@ -89,7 +90,7 @@ class Narrowable:
             if entry.is_parameter:
                 return narrow_tensor(entry.tensor, cuts) if cuts else None
             if statistics is None:
-                return cut_stored(entry.name, entry.tensor.detach(), plan)
+                return None if _idle(entry) else cut_stored(entry.name, entry.tensor.detach(), plan)
             if entry.name not in statistics:
                 statistics[entry.name] = cut_stored(entry.name, entry.tensor.detach(), plan)
             return statistics[entry.name]
@@ -138,6 +139,14 @@ class Narrowable:
     def _forget_kept(self) -> None:
         if self._keeping:
             forget_kept(self.model)
+
+
+def _idle(entry: StoredTensor) -> bool:
+    """Whether a buffer is a running statistic that its norm neither reads nor writes as it is now."""
+    return all(
+        isinstance(slot.module, _BatchNorm) and slot.module.training and not slot.module.track_running_stats
+        for slot in entry.slots
+    )
 
 
 def narrow_tensor(tensor: Tensor, cuts: tuple[DimensionCut, ...]) -> Tensor:

@@ -228,5 +228,6 @@ class _Heard:
 @contextmanager
 def _by_batch(model: Narrowable, plan: Plan) -> Iterator[nn.Module]:
     """Run a model at the width of ``plan`` inside the block, normalised by the batch."""
-    with model.at(plan) as narrow, batch_statistics(narrow):
+    # Around the narrow block, which then need not cut running statistics.
+    with batch_statistics(model.model), model.at(plan) as narrow:
         yield narrow
