@@ -1,6 +1,9 @@
 """Running statistics of batch norm, measured anew on the network as it is now."""
 
+import contextlib
 from collections.abc import Iterable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +22,10 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
     """Measure the running means and variances of all batch norms anew, in place; return how many layers that were.
 
     Each batch runs once with batch norm in training mode and all else (dropout) in eval mode. Means and unbiased
-    variances are averaged over the batches, as torch's norms do by themselves with ``momentum=None``: every layer sees
-    what the layers before give when they are normalised by the batch. Norms that keep no statistics stay as they are;
-    so do frozen ones: of other classes, with ``momentum=0``, or whose parameters do not train though others do. Modes,
-    momentum, hooks and random states are afterwards as before.
+    variances are averaged over the batches, each as much as it has samples, so that a short last one counts little:
+    every layer sees what the layers before give when they are normalised by the batch. Norms that keep no statistics
+    stay as they are; so do frozen ones: of other classes, with ``momentum=0``, or whose parameters do not train though
+    others do. Modes, momentum, hooks and random states are afterwards as before.
 
     Source: Ioffe & Szegedy 2015, arXiv:1502.03167, Algorithm 2: population statistics as averages over mini-batches;
     after a cut, Li et al. 2020, "EagleEye", arXiv:2007.02491, adaptive batch normalisation.
@@ -55,9 +58,9 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
     with left_at_rest(model):  # its buffers too, so that nothing is lost where something goes wrong
         for norm in norms:
             norm.reset_running_stats()
-            norm.training, norm.momentum = True, None
-        _run_all(model, batches, processes)
-        found = [_over(norm, processes) for norm in norms]
+            norm.training, norm.momentum = True, None  # of one that nobody hears, every batch counts alike
+        samples = _run_all(model, norms, batches, processes)
+        found = [_over(norm, seen, processes) for norm, seen in zip(norms, samples, strict=True)]
     if not all(torch.isfinite(mean).all() and torch.isfinite(variance).all() for mean, variance, _ in found):
         raise DataError("the network gives NaN or infinity on these images, so batch norm cannot be measured anew")
     with torch.no_grad():
@@ -71,36 +74,54 @@ def reestimate_batch_norm(model: nn.Module, batches: Iterable[Batch]) -> int:
     return sum(bool(batches_seen) for _, _, batches_seen in found)
 
 
-def _run_all(model: nn.Module, batches: Iterable[Batch], processes: Processes) -> None:
-    number, largest = 0, 0
-    for number, batch in enumerate(batches, start=1):
-        samples = checked_samples(model, batch, number, processes)
-        if samples > 1 or (samples and largest <= 1):
-            with memory_named(samples), misfit_named(model, batch, number):
-                try:
-                    run(model, call_of(batch))
-                except ValueError as error:
-                    if "more than 1 value per channel" not in str(error):
-                        raise
-                    raise DataError(
-                        f"batch {number} gives a batch norm one value per channel, which has no variance; give batches "
-                        "of two samples or more"
-                    ) from error
-        largest = max(largest, samples)
+def _run_all(
+    model: nn.Module, norms: Sequence[_BatchNorm], batches: Iterable[Batch], processes: Processes
+) -> list[float]:
+    """Run ``model`` on all batches; return how many samples each norm has seen."""
+    number, largest, samples = 0, 0, 0
+    seen = [0.0] * len(norms)
+
+    def weigh(place: int, norm: _BatchNorm, _args: tuple[Any, ...]) -> None:
+        seen[place] += samples
+        norm.momentum = samples / seen[place]
+
+    with contextlib.ExitStack() as stack:
+        for place, norm in enumerate(norms):
+            stack.callback(norm.register_forward_pre_hook(partial(weigh, place)).remove)
+        for number, batch in enumerate(batches, start=1):
+            samples = checked_samples(model, batch, number, processes)
+            if samples > 1 or (samples and largest <= 1):
+                _run_on(model, batch, number, samples)
+            largest = max(largest, samples)
     if number == 0:
         raise DataError("batch norm cannot be measured anew without batches; give at least one")
+    return seen
 
 
-def _over(norm: _BatchNorm, processes: Processes) -> tuple[Tensor, Tensor, float]:
-    """Return the mean and variance over the batches of all processes, shapes (channels,), and how many those were."""
+def _run_on(model: nn.Module, batch: Batch, number: int, samples: int) -> None:
+    with memory_named(samples), misfit_named(model, batch, number):
+        try:
+            run(model, call_of(batch))
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise DataError(
+                f"batch {number} gives a batch norm one value per channel, which has no variance; give batches of two "
+                "samples or more"
+            ) from error
+
+
+def _over(norm: _BatchNorm, samples: float, processes: Processes) -> tuple[Tensor, Tensor, float]:
+    """Return the mean and variance over the samples of all processes, shapes (channels,), and of how many batches."""
     mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
     count = norm.get_buffer("num_batches_tracked").to(mean.dtype).reshape(1)
     if processes.world_size == 1:
         return mean.clone(), variance.clone(), float(count)
-    total = sum_over_processes(torch.cat([mean * count, variance * count, count]), processes)
-    batches_seen = float(total[-1])
-    means, variances = (total[:-1] / max(batches_seen, 1.0)).chunk(2)
-    return means, variances, batches_seen
+    mean, variance, count = mean.float(), variance.float(), count.float()
+    seen = count.new_tensor([samples]) if samples else count
+    total = sum_over_processes(torch.cat([mean * seen, variance * seen, seen, count]), processes)
+    means, variances = (total[:-2] / max(float(total[-2]), 1.0)).chunk(2)
+    return means, variances, float(total[-1])
 
 
 def _rests(norm: _BatchNorm) -> bool:

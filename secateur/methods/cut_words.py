@@ -19,7 +19,7 @@ def what_goes(step: Plan) -> str:
 def nothing_to_cut(budget: Budget | None) -> str:
     """Say why a plan is empty."""
     if budget is None:
-        return "the method's settings leave every unit where it is: there is nothing to cut; give larger ratios"
+        return "the method's settings leave every unit where it is: there is nothing to cut; let more go"
     return f"the model already holds {budget.describe()}: there is nothing to cut"
 
 

@@ -13,7 +13,7 @@ def check_recovery(epochs: float) -> None:
     Raises:
         UsageError: it is below 0, or above 1 with a fraction.
     """
-    if not epochs >= 0 or (epochs > 1 and epochs != int(epochs)):
+    if not epochs >= 0 or (epochs > 1 and not float(epochs).is_integer()):
         raise UsageError(
             f"step_epochs is {epochs:g}; give whole passes over the training data, or a part of one between 0 and 1"
         )

@@ -425,6 +425,7 @@ def test_layers_that_can_be_cut_are_suggested_before_those_that_cannot() -> None
     ({"images": 0}, "images is 0"),
     ({"rows_per_image": 0}, "rows_per_image is 0"),
     ({"layer_epochs": 1.5}, "layer_epochs is 1.5"),
+    ({"layer_epochs": float("inf")}, "layer_epochs is inf"),
     ({"longer": {"a": -1}}, "longer for 'a' is -1"),
     ({"finetune_epochs": -1}, "finetune_epochs is -1"),
     ({"rows_per_image": 4}, "rows_per_image is 4, but statistics exact takes every position, so .*: rows$"),

@@ -70,7 +70,7 @@ def check_settings(settings: ThiNetSettings) -> None:
     passes = {"layer_epochs": settings.layer_epochs}
     passes |= {f"longer for {name!r}": epochs for name, epochs in settings.longer.items()}
     for what, epochs in passes.items():
-        if not epochs >= 0 or (epochs > 1 and epochs != int(epochs)):
+        if not epochs >= 0 or (epochs > 1 and not float(epochs).is_integer()):
             raise UsageError(
                 f"{what} is {epochs:g}; give whole passes over the training data, or a part of one between 0 and 1"
             )
