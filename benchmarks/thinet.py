@@ -15,8 +15,9 @@ Every time is measured; that of the authors' 10,000 images × 10 rows is *extrap
 image of forward pass and of drawing rows (they run the whole network for each layer; both ways are also counted with
 passes that stop before the layer). The rows themselves come from `--sampled-images` images. N is the smallest of
 `--images` at which the error on other images, over all their positions, is no larger than that of the sampled choice,
-both with the channels as they are and re-weighted by least squares. Times are medians over rounds in which all took
-their turn. The record goes to `benchmarks/records/thinet.json`.
+both with the channels as they are and re-weighted by least squares; the error reported is that on the same images.
+Times are medians over rounds: passes in turn, ways to choose one after the other. The record goes to
+`benchmarks/records/thinet.json`.
 """
 
 import argparse
@@ -135,7 +136,7 @@ def gram_error(chain: nn.Sequential, layer: int, options: argparse.Namespace) ->
 
 
 def selections(gram: Tensor, columns: Tensor, keep: int, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of each way to choose, in turn."""
+    """Return the seconds of each round of each way to choose."""
     ways: dict[str, Callable[[], object]] = {
         "exact": lambda: greedy_removal(gram, keep),
         "rows": lambda: greedy_on_rows(columns, keep),

@@ -28,6 +28,7 @@ from secateur.record import environment
 from secateur.report.drawing import can_draw, save_figure
 from secateur.training import Store, set_threads
 
+SEEDS = {"lenet5": (0, 1, 2), "resnet56-b": (0,)}  # unless asked for others
 SHARES = {"lenet5": (0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1), "resnet56-b": (0.9, 0.7, 0.5, 0.3)}
 IMAGES = 256  # of the training split, for whatever looks at data
 NOTHING_TRAINED = ThiNet(
@@ -77,11 +78,11 @@ def accuracy(network: Trained, arm: Arm, share: float, seed: int, *, compensated
 
 def compared(name: str, network: Trained, options: argparse.Namespace) -> dict[str, Any]:
     """Return one network's accuracies, the mean over seeds and the single values."""
-    rows = []
+    rows, seeds = [], options.seeds or SEEDS[name]
     for (key, arm), compensated in itertools.product(ARMS.items(), (False, True)):
         for share in SHARES[name]:
             top1 = []
-            for seed in options.seeds:
+            for seed in seeds:
                 file = options.runs / name / f"{key}-{'both' if compensated else 'none'}-{share:g}-{seed}.json"
                 file.parent.mkdir(parents=True, exist_ok=True)
                 top1.append(accuracy(network, arm, share, seed, compensated=compensated, file=file))
@@ -97,7 +98,13 @@ def compared(name: str, network: Trained, options: argparse.Namespace) -> dict[s
             )
             print(f"{name} {key}{' compensated' if compensated else ''} {share:g}: {rows[-1]['mean']:.4f}", flush=True)
     dense = network.task(0).evaluate(network.model, "test")
-    return {"network": network.title, "dense_test_top1": dense.score, "samples": dense.samples, "rows": rows}
+    return {
+        "network": network.title,
+        "seeds": list(seeds),
+        "dense_test_top1": dense.score,
+        "samples": dense.samples,
+        "rows": rows,
+    }
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
@@ -134,7 +141,7 @@ def main() -> None:
     """Run what is missing, record and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(SHARES))
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--seeds", nargs="+", type=int, help=f"by default per network: {SEEDS}")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs") / "thinet")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "records" / "thinet_comparison.json")
@@ -144,7 +151,6 @@ def main() -> None:
     record = {
         "benchmark": "thinet_comparison",
         "what": f"test accuracy right after the cut, {IMAGES} training images looked at",
-        "seeds": options.seeds,
         "arms": {key: arm.title for key, arm in ARMS.items()},
         "networks": [compared(name, NETWORKS[name](options.runs), options) for name in options.networks],
         "environment": asdict(environment("cpu")),

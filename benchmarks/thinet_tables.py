@@ -49,12 +49,13 @@ def speed(record: dict[str, Any]) -> str:
     ]
     authors, options = record["authors"], record["options"]
     aims = ", ".join(f"{AIMS[name]} {value:g}" for name, value in record["aims"].items())
-    batch = options["batch"]
+    few, many = record["rows"][0]["working_memory_mb"]["exact"]
     note = (
         f"VGG-16 with random weights at {options['side']} × {options['side']}, half of the channels kept; "
         f"{options['rows']:,} rows, of which the seconds for the authors' {authors['images']:,} images × "
         f"{authors['rows_per_image']} are extrapolated from seconds per image. Aims: {aims}. Errors with weights by "
-        f"least squares, on {options['held_out']} test images. Memory of ours: {batch} and {4 * batch} images. Medians "
+        f"least squares, on {options['held_out']} test images, by which the number of images was chosen too. Memory of "
+        f"ours: {few} and {many} images. Medians "
         f"of {options['rounds']} rounds, {options['threads']} thread{'s' * (options['threads'] != 1)}, load "
         f"{record['load_average']['before'][0]:.1f} before on {record['load_average']['cores']} cores; "
         f"{machine(record)}."
@@ -111,9 +112,12 @@ def comparison(record: dict[str, Any]) -> str:
             for key, title in record["arms"].items()
         ]
         head = [network["network"], "re-fitted", *(f"{100 * share:.0f} %" for share in shares)]
-        note = f"Dense: {100 * network['dense_test_top1']:.2f} %, {network['samples']:,} test images."
+        note = (
+            f"Dense: {100 * network['dense_test_top1']:.2f} %, {network['samples']:,} test images; means over seeds "
+            f"{', '.join(map(str, network['seeds']))}."
+        )
         parts.append(f"{rows_to_markdown(head, rows)}\n\n{note}")
-    return "\n\n".join([*parts, f"Means over seeds {', '.join(map(str, record['seeds']))}; {machine(record)}."])
+    return "\n\n".join([*parts, f"{record['what'].capitalize()}; {machine(record)}."])
 
 
 def half(record: dict[str, Any]) -> str:

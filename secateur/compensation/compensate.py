@@ -123,7 +123,8 @@ def compensate(
     * ``both``: factors and constants, fitted together.
 
     No layer gives a larger squared error on the images than it would have without its own fit. The layers' shapes stay
-    as they are, and so does what they cost.
+    as they are, and so does what they cost. Where an error or Ctrl-C ends it early, the layers fitted so far stay
+    fitted; begin again with a new ``apply``.
 
     Source: Luo, Wu, Lin 2017, "ThiNet", arXiv:1707.06342, §3.3, for factors of a layer by itself; He, Zhang, Sun 2017,
     "Channel Pruning", arXiv:1707.06168, §3.2, for y of the original model beside the inputs of the cut one.

@@ -1,6 +1,7 @@
 """The steps of the main job one by one: make a plan, apply one, verify a file."""
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -236,16 +237,19 @@ def verify_file(path: Path | str, subject: Subject) -> Checked:
 
 
 def check_target(path: Path | str, *, force: bool) -> None:
-    """Refuse to replace a file unasked.
+    """Refuse to replace a file unasked, and a place where none can be written.
 
     Raises:
-        UsageError: it is there, or a file stands where a folder must be.
+        UsageError: it is there, a file stands where a folder must be, or the folder is read-only.
     """
     if Path(path).is_dir():
         raise UsageError(f"{path} is a folder; give the name of a file")
     if Path(path).exists() and not force:
         raise UsageError(f"{path} is there already; choose another name, or replace it with --force")
     refuse_file_above(Path(path))
+    folder = next(parent for parent in Path(path).absolute().parents if parent.exists())
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"cannot write {path}, because {folder} is read-only; give --out another place")
 
 
 def is_model_file(path: Path) -> bool:

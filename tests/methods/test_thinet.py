@@ -424,6 +424,8 @@ def test_layers_that_can_be_cut_are_suggested_before_those_that_cannot() -> None
     ({"keep": {"*": 1.5}}, "keep for '\\*' is 1.5"),
     ({"images": 0}, "images is 0"),
     ({"rows_per_image": 0}, "rows_per_image is 0"),
+    ({"images": True}, "images is True, but must be a number"),
+    ({"keep": {"*": True}}, "keep for .* is True; it is the share"),
     ({"layer_epochs": 1.5}, "layer_epochs is 1.5"),
     ({"layer_epochs": float("inf")}, "layer_epochs is inf"),
     ({"longer": {"a": -1}}, "longer for 'a' is -1"),

@@ -62,6 +62,9 @@ def check_settings(settings: ThiNetSettings) -> None:
         if getattr(settings, name) not in choices:
             raise UsageError(unknown_name(f"setting of {name}", str(getattr(settings, name)), choices))
     check_keep(settings.keep)
+    for name in ("images", *LEAST):
+        if isinstance(getattr(settings, name), bool):
+            raise UsageError(f"{name} is {getattr(settings, name)}, but must be a number")
     for name, least in LEAST.items():
         if getattr(settings, name) < least:
             raise UsageError(f"{name} is {getattr(settings, name)}, but must be at least {least}")

@@ -18,9 +18,9 @@ def check_keep(keep: Mapping[str, float]) -> None:
         UsageError: one is not in (0, 1].
     """
     for pattern, share in keep.items():
-        if not 0 < share <= 1:
+        if isinstance(share, bool) or not 0 < share <= 1:
             raise UsageError(
-                f"keep for {pattern!r} is {share:g}; it is the share of filters that stays, above 0 up to 1"
+                f"keep for {pattern!r} is {share!r}; it is the share of filters that stays, above 0 up to 1"
             )
 
 
