@@ -48,9 +48,9 @@ ROWS = (
     Row("ThiNet-GAP", "vgg16-gap", CONV4, "8.32M", "9.34B", (71.73, 145.51)),
     Row("ThiNet-Tiny", "vgg16-gap", TINY, "1.32M", "2.01B", (29.51, 55.83)),
     Row("ResNet-50", "resnet50-caffe", {}, "25.56M", "7.72B"),
-    Row("ThiNet-70", "resnet50-caffe", {"*": 0.7}, "16.94M", "4.88B"),
-    Row("ThiNet-50", "resnet50-caffe", {"*": 0.5}, "12.38M", "3.41B"),
-    Row("ThiNet-30", "resnet50-caffe", {"*": 0.3}, "8.66M", "2.20B"),
+    Row("ThiNet-70", "resnet50-caffe", {"layer*.conv[12]": 0.7}, "16.94M", "4.88B"),
+    Row("ThiNet-50", "resnet50-caffe", {"layer*.conv[12]": 0.5}, "12.38M", "3.41B"),
+    Row("ThiNet-30", "resnet50-caffe", {"layer*.conv[12]": 0.3}, "8.66M", "2.20B"),
 )
 
 

@@ -113,8 +113,8 @@ def comparison(record: dict[str, Any]) -> str:
         ]
         head = [network["network"], "re-fitted", *(f"{100 * share:.0f} %" for share in shares)]
         note = (
-            f"Dense: {100 * network['dense_test_top1']:.2f} %, {network['samples']:,} test images; means over seeds "
-            f"{', '.join(map(str, network['seeds']))}."
+            f"Dense: {100 * network['dense_test_top1']:.2f} %, {network['samples']:,} test images; "
+            f"{'means over seeds' if len(network['seeds']) > 1 else 'seed'} {', '.join(map(str, network['seeds']))}."
         )
         parts.append(f"{rows_to_markdown(head, rows)}\n\n{note}")
     return "\n\n".join([*parts, f"{record['what'].capitalize()}; {machine(record)}."])

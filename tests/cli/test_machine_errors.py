@@ -36,7 +36,7 @@ def test_evaluation_and_proof_that_run_out_of_memory(
     assert forked(*words, "6").code == 0
 
     large = ("apply", tmp_path / "plan.json", *model, "--input", "1x40x40", "--out", tmp_path / "other.safetensors")
-    refused(forked(*large), "out of memory", "more", "smaller --batch-size or --input")
+    refused(forked(*large), "out of memory", "MB more", "use smaller inputs (--input CxHxW)")
     assert not (tmp_path / "other.safetensors").exists()
 
 

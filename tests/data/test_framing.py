@@ -132,7 +132,7 @@ def test_a_source_of_tensors_in_float() -> None:
         SegmentationSource(
             name="own", train=pairs, test=pairs, class_names=("a", "b", "c"), framing=Framing(size=4), workers=0
         )
-    with pytest.raises(DataError, match=r"own has 1 class\(es\); segmentation needs 2 to 255"):
+    with pytest.raises(DataError, match=r"own has 1 class; segmentation needs 2 to 255"):
         SegmentationSource(name="own", train=pairs, test=pairs, class_names=("a",), workers=0)
     with pytest.raises(DataError, match="the test split of own is empty"):
         SegmentationSource(name="own", train=pairs, test=Pairs(), class_names=("a", "b"), workers=0)

@@ -125,7 +125,7 @@ def test_shared_values_are_trained_stored_and_evaluated_as_the_file_decodes(tmp_
     assert again.top1 == found.test.top1
     report = (folder / "report.md").read_text(encoding="utf-8")
     assert "| compact file, decoded |" in report
-    assert "shared by the weights of a layer, trained for 1 epoch(s)" in report
+    assert "shared by the weights of a layer, trained for 1 epoch" in report
 
 
 def test_rounded_values_are_those_of_the_model_file(tmp_path: Path) -> None:
