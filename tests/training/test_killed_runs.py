@@ -12,7 +12,10 @@ SCRIPT = Path(__file__).with_name("killed_run.py")
 
 
 def kill_at_random(folder: Path, out: Path, optimizer: str) -> None:
-    """Kill a run at any moment: before its first step, in a step, in a write, or not at all."""
+    """Kill a run at any moment: before its first step, in a step, in a write, or not at all.
+
+    Whichever it is, what follows must be the same; so it is the last death of a run.
+    """
     began = time.monotonic()
     run(SCRIPT, f"{folder}-timed", f"{out}-timed", optimizer)
     seconds = time.monotonic() - began
@@ -24,7 +27,7 @@ def kill_at_random(folder: Path, out: Path, optimizer: str) -> None:
 # "score" has 7 steps per epoch, "tune" has 5; both have 2 epochs and a checkpoint every 3 steps.
 @pytest.mark.parametrize(
     ("optimizer", "deaths"),
-    [("sgd", ["score:5", "write:2", "tune:2", "write:1"]), ("adamw", ["score:9", "random", "tune:4"])],
+    [("sgd", ["score:5", "write:2", "tune:2", "write:1"]), ("adamw", ["score:9", "tune:4", "random"])],
 )
 def test_killed_and_continued_equals_unbroken(tmp_path: Path, optimizer: str, deaths: list[str]) -> None:
     unbroken, continued = tmp_path / "unbroken.safetensors", tmp_path / "continued.safetensors"
@@ -32,8 +35,6 @@ def test_killed_and_continued_equals_unbroken(tmp_path: Path, optimizer: str, de
     for death in deaths:
         if death == "random":
             kill_at_random(tmp_path / "other", tmp_path / "any", optimizer)
-        elif death == "tune:4" and (tmp_path / "any").exists():
-            break  # the random moment was after the end, so nothing is left to be killed
         else:
             run(SCRIPT, tmp_path / "other", continued, optimizer, death, killed=True)
     assert not continued.exists()
