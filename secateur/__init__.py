@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from secateur.graph import verify as verify
     from secateur.methods import L1 as L1
     from secateur.methods import METHODS as METHODS
+    from secateur.methods import AutoSlim as AutoSlim
     from secateur.methods import Blocks as Blocks
     from secateur.methods import GateDecorator as GateDecorator
     from secateur.methods import GlobalPruning as GlobalPruning
@@ -86,6 +87,7 @@ _HOME = {
     "secateur.methods": (
         "L1",
         "METHODS",
+        "AutoSlim",
         "Blocks",
         "GateDecorator",
         "GlobalPruning",

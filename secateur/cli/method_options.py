@@ -20,13 +20,15 @@ class MethodOptions:
             "network_slimming",
             "thinet",
             "weights_and_connections",
+            "autoslim",
         ],
         option(
             "What to cut",
             help="magnitude: by weight norms over the whole network; l1: filter pruning as published; global: by any "
             "criterion, in steps; blocks: whole residual blocks; gate_decorator, network_slimming: as published, which "
             "train before they cut; thinet: layer by layer, by what the next layer gives; weights_and_connections: "
-            "single weights become zero, to --nonzeros",
+            "single weights become zero, to --nonzeros; autoslim: widths found by slimming a wide network greedily, "
+            "such as --model resnet20@1.5x",
         ),
     ] = "magnitude"
     criterion: Annotated[

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from pydantic import Field
 
+from secateur.methods.autoslim import AutoSlim as AutoSlim
 from secateur.methods.blocks import Blocks as Blocks
 from secateur.methods.contract import Compressed as Compressed
 from secateur.methods.contract import Method as Method
@@ -18,14 +19,32 @@ from secateur.methods.thinet import ThiNet as ThiNet
 from secateur.methods.weights_and_connections import WeightsAndConnections as WeightsAndConnections
 
 AnyMethod = Annotated[
-    L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming | ThiNet | WeightsAndConnections,
+    L1
+    | Magnitude
+    | GlobalPruning
+    | Blocks
+    | GateDecorator
+    | NetworkSlimming
+    | ThiNet
+    | WeightsAndConnections
+    | AutoSlim,
     Field(discriminator="name"),
 ]
 """The settings of any method, told apart by ``name``: what a recipe holds."""
 
 METHODS: Mapping[
     str,
-    type[L1 | Magnitude | GlobalPruning | Blocks | GateDecorator | NetworkSlimming | ThiNet | WeightsAndConnections],
+    type[
+        L1
+        | Magnitude
+        | GlobalPruning
+        | Blocks
+        | GateDecorator
+        | NetworkSlimming
+        | ThiNet
+        | WeightsAndConnections
+        | AutoSlim
+    ],
 ] = {
     "l1": L1,
     "magnitude": Magnitude,
@@ -35,6 +54,7 @@ METHODS: Mapping[
     "network_slimming": NetworkSlimming,
     "thinet": ThiNet,
     "weights_and_connections": WeightsAndConnections,
+    "autoslim": AutoSlim,
 }
 """Every method by name; contract tests run over all of them."""
 
@@ -42,6 +62,7 @@ __all__ = [
     "L1",
     "METHODS",
     "AnyMethod",
+    "AutoSlim",
     "Blocks",
     "Compressed",
     "GateDecorator",

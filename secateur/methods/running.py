@@ -21,7 +21,7 @@ from secateur.methods.levels import notes_on
 from secateur.methods.numbering import same_plan, step_between
 from secateur.methods.restoring import RESTORATION, Cut, restored
 from secateur.record import Evaluation, PruningStep, Restoration, TrainResult
-from secateur.training import Store, Subset, Task, TrainSettings, weights_digest
+from secateur.training import Step, Store, Subset, Task, TrainSettings, weights_digest
 from secateur.training.checkpoint import load_weights, weights_of
 from secateur.wording import counted
 
@@ -106,7 +106,7 @@ class MethodRun:
             amend: changes the cut model in place, before anything is restored; given it and the plan of all cuts.
         """
         name = f"plan-{number}"
-        made_for = self._made_for(target, earlier)
+        made_for = self.made_for(target, earlier)
         known = self.decisions.recalled(name, made_for)
         if known is None:
             with self.noting_minima():
@@ -160,6 +160,7 @@ class MethodRun:
         settings: TrainSettings | None = None,
         subset: Subset | None = None,
         frozen: Iterable[str] = (),
+        step: Step | None = None,
         hooks: Sequence[object] = (),
         between_cuts: bool = False,
     ) -> TrainResult | None:
@@ -172,6 +173,7 @@ class MethodRun:
             settings: of this phase; None takes those of the fine-tuning.
             subset: see :meth:`secateur.training.Task.train`, like all that follow.
             frozen: see there.
+            step: see there.
             hooks: see there.
             between_cuts: whether another cut follows.
         """
@@ -188,6 +190,7 @@ class MethodRun:
             settings=settings or self.finetune,
             subset=subset,
             frozen=frozen,
+            step=step,
             hooks=hooks,
         )
         self.phases.append(result)
@@ -263,7 +266,13 @@ class MethodRun:
             return self.graph.after(earlier)
         return graph.after(same_plan(graph, earlier))
 
-    def _made_for(self, target: Budget | None, earlier: Plan) -> dict[str, JsonValue]:
+    def made_for(self, target: Budget | None, earlier: Plan) -> dict[str, JsonValue]:
+        """Return all that a decision depends on, by which a store of another run is told.
+
+        Args:
+            target: what the decision has to meet, if it is a budget.
+            earlier: the plan of the cuts before.
+        """
         return {
             **self.decisions.decisive,
             "model": self.graph.fingerprint,

@@ -30,6 +30,15 @@ QUICK: dict[str, dict[str, Any]] = {
         "scan_shares": (0.3, 0.6, 0.9),
         "activation_batches": 1,
     },
+    "autoslim": {
+        "supernet_epochs": 1,
+        "supernet": SETTINGS,
+        "steps": 4,
+        "search_samples": 64,
+        "finetune": SETTINGS,
+        "finetune_epochs": 1,
+        "uniform": False,
+    },
     "network_slimming": {"sparse_epochs": 1, "finetune_epochs": 1, "training": None},
 }
 

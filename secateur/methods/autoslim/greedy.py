@@ -10,9 +10,9 @@ from torch import nn
 
 from secateur.cost import Budget, LatencyTable
 from secateur.graph import ChannelGraph
-from secateur.methods.autoslim.front import Front
+from secateur.methods.autoslim.front import Configuration, Front
 from secateur.methods.autoslim.searching import Batches, Search, Speed
-from secateur.slimmable import WidthSpace, enlarge_primitive_cache
+from secateur.slimmable import Widths, WidthSpace, enlarge_primitive_cache
 
 
 def greedy_slimming(
@@ -70,3 +70,30 @@ def greedy_slimming(
             if after_step is not None:
                 after_step(front)
     return front
+
+
+def estimate(
+    model: nn.Module,
+    batches: Batches,
+    widths: Widths,
+    *,
+    graph: ChannelGraph,
+    allow_approximate: bool = False,
+) -> Configuration:
+    """Return what the search would say of any widths, those of its space or others.
+
+    Args:
+        model: the trained large network, evaluated in evaluation mode; afterwards as it was.
+        batches: the same as in the search.
+        widths: group → units that it keeps; the others keep all.
+        graph: of ``model``.
+        allow_approximate: also cut groups where cutting is not the same as zeroing.
+
+    Raises:
+        DataError: there are no samples, or the network returns no logits.
+    """
+    space = WidthSpace(graph.fingerprint, {})
+    speed = Speed(share_prefixes=False)
+    search = Search.of(model, space, batches, graph, None, speed, approximate=allow_approximate)
+    with search.ready():
+        return search.estimated(widths)

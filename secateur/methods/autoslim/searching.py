@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from secateur.cost import Budget, LatencyTable, size_bytes
 from secateur.cost.budget import meter
+from secateur.criteria.accumulator import present_processes
 from secateur.errors import BudgetError, DataError, PlanError, UsageError
 from secateur.graph import ChannelGraph, Plan, trace
 from secateur.graph.narrowing import Narrowable
@@ -19,7 +20,7 @@ from secateur.methods.autoslim.race import Race
 from secateur.methods.autoslim.shortlisting import first_order
 from secateur.slimmable import Widths, WidthSpace, batch_statistics, plan_of
 from secateur.slimmable.sandwich import logits_of
-from secateur.training import IGNORED, Batch
+from secateur.training import IGNORED, Batch, sum_over_processes
 
 Batches = Sequence[Batch] | Callable[[], Iterable[Batch]]
 """Validation batches: a list, or a function that gives the same ones on every call."""
@@ -142,15 +143,23 @@ class Search:
             self.samples = begun.configurations[0].samples
             return begun
         largest = self.space.largest()
-        right = 0
-        with self.narrowable.at(self._plan(largest)):
+        first = self.estimated(largest)
+        return Front(fingerprint=self.graph.fingerprint, configurations=(first,))
+
+    def estimated(self, widths: Widths) -> Configuration:
+        """Return what the large network gives at any widths, those of the space or others.
+
+        Raises:
+            DataError: no sample has a label.
+        """
+        right = self.samples = 0
+        with self.narrowable.at(self._plan(widths)):
             for batch in self.batches():
-                found, counted = rights(self.model, batch)
+                found, counted = self._summed([rights(self.model, batch)])[0]
                 right, self.samples = right + found, self.samples + counted
         if not self.samples:
             raise DataError("no validation sample has a label, so networks cannot be compared")
-        first = self._configuration(largest, None, right, ())
-        return Front(fingerprint=self.graph.fingerprint, configurations=(first,))
+        return self._configuration(widths, None, right, ())
 
     def step(self, front: Front) -> Front:
         """Take one step down.
@@ -176,8 +185,10 @@ class Search:
         if self.speed.shortlist is not None and self.speed.shortlist < len(counts):
             race.keep(self._shortlist(widths, counts, self.speed.shortlist))
         for batch in self.batches():
-            for group, found, counted in self._results(widths, {name: counts[name] for name in race.alive}, batch):
-                race.count(group, found, counted)
+            results = self._results(widths, {name: counts[name] for name in race.alive}, batch)
+            found = {name: (right, samples) for name, right, samples in results}
+            for name, counted in zip(race.alive, self._summed([found[name] for name in race.alive]), strict=True):
+                race.count(name, *counted)
             race.settle()
         return race.candidates()
 
@@ -212,11 +223,18 @@ class Search:
                 found.append((name, *rights(self.model, batch)))
         yield from found
 
+    def _summed(self, counted: list[tuple[int, int]]) -> list[tuple[int, int]]:
+        """Return counts of this process added to those of all others that search together, each on its samples."""
+        numbers = torch.tensor(counted, device=self.example.device)
+        return [(right, samples) for right, samples in sum_over_processes(numbers, present_processes()).tolist()]
+
     def _shortlist(self, widths: Widths, counts: Mapping[str, int], number: int) -> list[str]:
         """Return the candidates of the lowest first-order scores, in the order of the groups."""
         batch = next(iter(self.batches()))
         with torch.enable_grad():
-            scores = first_order(self.narrowable, self.graph, self._plan(widths), counts, widths, batch)
+            found = first_order(self.narrowable, self.graph, self._plan(widths), counts, widths, batch)
+        values = torch.tensor([found[name] for name in counts], device=self.example.device)
+        scores = dict(zip(counts, sum_over_processes(values, present_processes()).tolist(), strict=True))
         chosen = set(sorted(counts, key=scores.__getitem__)[:number])
         return [name for name in counts if name in chosen]
 
