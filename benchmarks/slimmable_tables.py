@@ -1,4 +1,4 @@
-"""Table of what a pass at some width costs in a wide network."""
+"""Tables of what a pass at some width costs in a wide network, and of the search for widths."""
 
 from typing import Any
 
@@ -46,3 +46,42 @@ def slimmable(record: dict[str, Any]) -> str:
         "compiled)."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}\n\n{kept}"
+
+
+def autoslim_search(record: dict[str, Any]) -> str:
+    """Steps of greedy slimming with and without shared prefixes, and searches with shortlists."""
+    sharing = [
+        [
+            row["model"],
+            f"{row['batch']} of {row['size']} × {row['size']}",
+            str(row["groups"]),
+            f"{row['plain_s']:.2f}",
+            f"{row['shared_s']:.2f}",
+            f"{row['ratio']:.2f} ({row['least_ratio']:.2f}–{row['most_ratio']:.2f})",
+            "yes" if row["same"] else "no",
+        ]
+        for row in record["sharing"]
+    ]
+    shortlists = [
+        [
+            "all" if row["shortlist"] is None else str(row["shortlist"]),
+            f"{100 * row['share']:.0f}%",
+            f"{row['macs']:,}",
+            f"{100 * row['validation']:.2f}",
+            f"{100 * row['test']:.2f}",
+            str(row["steps"]),
+            f"{row['seconds']:.0f}",
+        ]
+        for row in record["shortlists"]
+    ]
+    first = ["network", "images", "groups", "plain s", "shared s", "times as fast", "same accuracies and sequence"]
+    second = ["candidates measured", "budget", "MACs", "validation %", "test %", "steps in all", "seconds in all"]
+    note = (
+        f"Processor time of a step, medians of {record['sharing'][0]['rounds']} steps from the widest network on, "
+        f"{record['threads']} thread(s); {machine(record)}."
+    )
+    digits = (
+        f"Digits, ResNet at 1.5 times its width, super-net trained for {record['epochs']} epochs, one seed; accuracies "
+        "are those of the super-net at the widths found."
+    )
+    return f"{rows_to_markdown(first, sharing)}\n\n{note}\n\n{rows_to_markdown(second, shortlists)}\n\n{digits}"

@@ -207,6 +207,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "lenet_figures": levels_tables.lenet_figures,
     "sparsity_levels": levels_tables.sparsity_levels,
     "slimmable": slimmable_tables.slimmable,
+    "autoslim_search": slimmable_tables.autoslim_search,
 }
 
 
