@@ -1,12 +1,13 @@
 """Time steps of greedy slimming with and without shared prefixes, and measure what a shortlist loses.
 
-Run with `.venv/bin/python benchmarks/autoslim_search.py` from the checkout's root; about ten minutes of processor time.
-A step tries every group of the network that a few steps from the widest on left, plainly and with shared prefixes in
-turn, on one batch, without bounds; both must find the same, candidate by candidate. The ratio is the median over rounds
-of the process's own time, which other work on the machine hardly touches. Weights are random: times do not depend on
-them. The second part trains a super-net on the digits and searches it in full and with shortlists: the front of each is
-compared where the budgets lie, on the validation samples of the search and on the test split, by the super-net's
-weights. The record goes to `benchmarks/records/autoslim_search.json`; `benchmarks/tables.py` makes the tables of it.
+Run with `.venv/bin/python benchmarks/autoslim_search.py` from the checkout's root; five minutes of processor time. A
+step tries every group of the network that a few steps from the widest on left, plainly and with shared prefixes in
+turn, on one batch, without bounds; both must find the same, candidate by candidate. The ratio is the median over
+rounds of the process's own time, which other work on the machine hardly touches. Weights are random: times do not
+depend on them. The second part trains a super-net on the digits and searches it in full and with shortlists: the
+front of each is compared where the budgets lie, on the validation samples of the search and on the test split, by the
+super-net's weights. The record goes to `benchmarks/records/autoslim_search.json`; `benchmarks/tables.py` makes the
+tables of it. `--parts` measures one part and leaves the other as it was recorded.
 """
 
 import argparse
@@ -43,8 +44,8 @@ class Case:
 
 
 CASES = {
-    "resnet20": Case("resnet20@1.5x", 32, 256),
-    "mobilenet_v2": Case("torchvision:mobilenet_v2@1.5x", 96, 64),
+    "resnet20": Case("resnet20@1.5x", 32, 128),
+    "mobilenet_v2": Case("torchvision:mobilenet_v2@1.5x", 64, 32),
 }
 BUDGETS = (0.8, 0.6, 0.4, 0.3)
 SHORTLISTS = (1, 3, 5)
@@ -126,25 +127,25 @@ def shortlisted(epochs: int) -> list[dict[str, Any]]:
 def main() -> None:
     """Measure, and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="steps that are timed")
+    parser.add_argument("--parts", nargs="*", choices=["sharing", "shortlists"], default=["sharing", "shortlists"])
+    parser.add_argument("--rounds", type=int, default=4, help="steps that are timed")
     parser.add_argument("--cases", nargs="*", choices=[*CASES], default=[*CASES])
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--epochs", type=int, default=10, help="of the digits' super-net")
+    parser.add_argument("--epochs", type=int, default=30, help="of the digits' super-net")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/records/autoslim_search.json"))
     options = parser.parse_args()
     enlarge_primitive_cache()
     set_threads(options.threads)
-    record = {
-        "environment": asdict(environment(torch.device("cpu"), world_size=1)),
-        "threads": options.threads,
-        "epochs": options.epochs,
-        "sharing": [timed(name, CASES[name], options.rounds) for name in options.cases],
-        "shortlists": shortlisted(options.epochs),
-    }
+    record = json.loads(options.out.read_text(encoding="utf-8")) if options.out.exists() else {}
+    record |= {"environment": asdict(environment(torch.device("cpu"), world_size=1)), "threads": options.threads}
+    if "sharing" in options.parts:
+        record["sharing"] = [timed(name, CASES[name], options.rounds) for name in options.cases]
+    if "shortlists" in options.parts:
+        record |= {"epochs": options.epochs, "shortlists": shortlisted(options.epochs)}
     write_text(options.out, json.dumps(record, indent=1) + "\n")
-    for row in record["sharing"]:
+    for row in record.get("sharing", []):
         print(f"{row['case']}: {row['ratio']:.2f} times as fast ({row['least_ratio']:.2f} to {row['most_ratio']:.2f})")
-    for row in record["shortlists"]:
+    for row in record.get("shortlists", []):
         print(f"shortlist {row['shortlist']}, macs {row['share']}: {row['validation']:.4f}, test {row['test']:.4f}")
 
 
