@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from secateur.errors import TrainingError, UsageError
 from secateur.sparse.masks import Masks
@@ -23,6 +24,9 @@ class KeepMasks:
     masks therefore starts without a past. The masks' hash is saved with each checkpoint, and a run that continues with
     other masks is refused.
 
+    SGD, Adam and AdamW leave a zero alone whose moments and gradient are zero, so their steps only need zeroed
+    gradients: one pass over the weights' size instead of one for the weights and one for each moment.
+
     Frozen weights are left alone: they must hold the masks' zeros already. Several processes need nothing more, because
     each has the same weights and masks. In a loop of your own, or under ``accelerate``, use :meth:`during`.
     """
@@ -38,6 +42,7 @@ class KeepMasks:
         self.masks = masks
         self.after_backward = self._zero_gradients if gradients else None
         self._held: _Held | None = None
+        self._handle: RemovableHandle | None = None  # of the call before each step of the optimiser
 
     def begin(self, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Look up weights, zero what the masks remove, and zero the optimiser's state of it.
@@ -61,12 +66,19 @@ class KeepMasks:
                 )
         trained = {name: parameter for name, parameter in parameters.items() if parameter.requires_grad}
         weights = [(weight, bits_like(weight, self.masks[name])) for name, weight in trained.items()]
+        self._release()
         self._held = _Held(weights, optimizer)
         self._held.zero()
+        self._handle = optimizer.register_step_pre_hook(self._held.before_step)
 
     def after_step(self, model: nn.Module) -> None:
         """Put the zeros back that the optimiser's step has moved."""
         del model
+        self._begun().after_step()
+
+    def after_epoch(self, model: nn.Module, epoch: int) -> None:
+        """Put zeros back that something else than the optimiser has moved."""
+        del model, epoch
         self._begun().zero()
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -100,15 +112,16 @@ class KeepMasks:
         inner: Any = getattr(optimizer, "optimizer", optimizer)  # in a wrapper
         self.begin(self._unwrapped(model), inner)
 
-        def zero(*_: object) -> None:
-            self._begun().zero()
+        def after_step(*_: object) -> None:
+            self._begun().after_step()
 
-        handle = inner.register_step_post_hook(zero)
+        handle = inner.register_step_post_hook(after_step)
         try:
             yield
+            self._begun().zero()
         finally:
             handle.remove()
-            self._held = None
+            self._release()
 
     def _unwrapped(self, model: nn.Module) -> nn.Module:
         """Return the model that has the masks' names, inside wrappers that put something before them."""
@@ -119,16 +132,26 @@ class KeepMasks:
             model = inner
         return model
 
+    def _release(self) -> None:
+        if self._handle is not None:
+            self._handle.remove()
+        self._held = self._handle = None
+
     def _zero_gradients(self, model: nn.Module) -> None:
         del model
-        for weight, bits in self._begun().weights:
-            if weight.grad is not None:
-                zero_where_dead_(weight.grad, bits)
+        self._begun().zero_gradients()
 
     def _begun(self) -> "_Held":
         if self._held is None:
             raise UsageError("the masks are not kept yet: call begin(model, optimizer) before the first step")
         return self._held
+
+
+def _keeps_zeros(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether a step leaves +0.0 where weight, gradient and moments are +0.0; uphill gives −0.0, and no ε gives 0/0."""
+    return type(optimizer) in (torch.optim.SGD, torch.optim.Adam, torch.optim.AdamW) and not any(
+        group.get("maximize") or group.get("eps", 1.0) <= 0 for group in optimizer.param_groups
+    )
 
 
 @dataclass
@@ -139,12 +162,35 @@ class _Held:
     optimizer: torch.optim.Optimizer
     _moments: tuple[tuple[Tensor, Tensor], ...] = ()
     _looked_at: tuple[int, int] = (-1, -1)  # the table of states, and its entries, when the moments were looked up
+    _still: bool = False  # whether the step that is done has left the zeros alone
+
+    def before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Zero the gradients of removed weights, where that makes the step leave them alone."""
+        closure = args[1] if len(args) > 1 else kwargs.get("closure")  # torch puts the optimiser first
+        self._still = closure is None and self._looked_at == self._table() and _keeps_zeros(optimizer)
+        if self._still:
+            self.zero_gradients()
+
+    def after_step(self) -> None:
+        """Put the zeros back, unless they did not move."""
+        if not self._still:
+            self.zero()
+        self._still = False
+
+    def zero_gradients(self) -> None:
+        """Zero the gradients of removed weights."""
+        for weight, bits in self.weights:
+            if weight.grad is not None:
+                zero_where_dead_(weight.grad, bits)
+
+    def _table(self) -> tuple[int, int]:
+        return id(self.optimizer.state), len(self.optimizer.state)
 
     def zero(self) -> None:
+        """Zero removed weights, and the optimiser's state of them."""
         # Adam makes its moments at a parameter's first step, and loading a state makes all of them anew.
-        state = self.optimizer.state
-        if self._looked_at != (id(state), len(state)):
-            self._looked_at = id(state), len(state)
+        if self._looked_at != self._table():
+            self._looked_at = self._table()
             self._moments = tuple(self._find_moments())
         for weight, bits in self.weights:
             zero_where_dead_(weight, bits)

@@ -235,3 +235,36 @@ def test_hooks_begin_once_with_the_model_and_its_optimizer() -> None:
     assert begun == [(model, torch.optim.SGD, 6)]
     task().train(model, epochs=0, hooks=[Begin()])
     assert len(begun) == 1
+
+
+class Uphill(torch.optim.SGD):
+    """Gradient ascent written as a class of one's own."""
+
+    def __init__(self, parameters: object) -> None:
+        super().__init__(parameters, lr=0.01, momentum=0.9, maximize=True)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("closure", [False, True])
+@pytest.mark.parametrize("make", [Uphill, lambda p: torch.optim.Adam(p, eps=0.0), torch.optim.SGD, torch.optim.Adam])
+def test_steps_with_closures_and_steps_that_move_zeros_keep_masks_too(make: object, closure: bool) -> None:
+    model = network()
+    optimizer = make(model.parameters())  # type: ignore[operator]
+    keep = KeepMasks(by_share(model, 0.7))
+    watch = Watch(keep)
+
+    def loss() -> Tensor:
+        optimizer.zero_grad()
+        found = F.cross_entropy(model(torch.randn(8, 1, 6, 6)), torch.arange(8) % 4)
+        found.backward()
+        return found
+
+    with keep.during(model, optimizer):
+        watch.begin(model, optimizer)
+        for _ in range(3):
+            if closure:
+                optimizer.step(loss)
+            else:
+                loss()
+                optimizer.step()
+            watch.after_step(model)
+    assert watch.seen == 3
