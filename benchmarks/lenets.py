@@ -24,7 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from lenets_arms import ARMS, EPOCHS, SEARCH_SEED, SEARCH_SHARE, Dense, Pruned, epochs_of, run
+from lenets_arms import ARMS, EPOCHS, SEARCH_SEED, SEARCH_SHARE, Dense, Pruned, epochs_of, result_file, run
 
 from secateur.files import write_text
 from secateur.training import set_threads
@@ -65,8 +65,9 @@ def best_rate(options: argparse.Namespace, network: str, dense: Dense, arm: str)
     ratio = options.search_ratio or SEARCH_RATIO[network]
     found = []
     for rate in options.rates:
-        error = run(options, network, dense, Pruned(arm, ratio, rate), SEARCH_SEED)["validation_error"]
-        print(f"{network} {arm} {ratio:g}×, rate {rate:g}: validation error {100 * error:.2f} %", flush=True)
+        one = run(options, network, dense, Pruned(arm, ratio, rate), SEARCH_SEED)
+        error, shown = one["validation_error"], "diverged" if "diverged" in one else "validation error"
+        print(f"{network} {arm} {ratio:g}×, rate {rate:g}: {shown} {100 * error:.2f} %", flush=True)
         found.append({"arm": arm, "ratio": ratio, "learning_rate": rate, "validation_error": error})
     return min(found, key=lambda one: one["validation_error"])["learning_rate"], found
 
@@ -109,7 +110,12 @@ def of_network(options: argparse.Namespace, network: str) -> dict[str, Any]:
     print(f"{network} dense: test error {100 * dense_row['mean']:.2f} %", flush=True)
     rows, tables = [], []
     for arm, ratio in itertools.product(options.arms, options.ratios or RATIOS[network]):
-        runs = [run(options, network, dense, Pruned(arm, ratio, rates[arm]), seed) for seed in options.seeds]
+        way = Pruned(arm, ratio, rates[arm])
+        if options.done_only and not all(
+            result_file(options, network, dense, way, seed).exists() for seed in options.seeds
+        ):
+            continue
+        runs = [run(options, network, dense, way, seed) for seed in options.seeds]
         rows.append(row(arm, ratio, runs))
         print(f"{network} {arm} {ratio:g}×: test error {100 * rows[-1]['mean']:.2f} %", flush=True)
         if ratio == PUBLISHED[network]["ratio"]:
@@ -156,6 +162,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs") / "lenets", help="folder of the runs")
     parser.add_argument("--only-run", action="store_true", help="run what is missing, write no record")
+    parser.add_argument("--done-only", action="store_true", help="record the ways and ratios that all seeds have")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "records" / "lenets.json")
     options = parser.parse_args()
     set_threads(options.threads)
@@ -168,7 +175,9 @@ def main() -> None:
         "benchmark": "lenets",
         "what": "MNIST, the last epoch of dense training, and of pruning and retraining",
         "seeds": options.seeds,
-        "options": {key: value for key, value in vars(options).items() if key not in ("out", "runs", "only_run")},
+        "options": {
+            key: value for key, value in vars(options).items() if key not in ("out", "runs", "only_run", "done_only")
+        },
         "within_points": 100 * WITHIN,
         "networks": networks,
         "environment": networks[0]["environment"],

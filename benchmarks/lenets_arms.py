@@ -13,6 +13,7 @@ from torch import nn
 
 from secateur.cost import Budget
 from secateur.data import load_data
+from secateur.errors import TrainingError
 from secateur.files import write_text
 from secateur.graph import trace
 from secateur.methods.contract import Compressed
@@ -126,15 +127,21 @@ def method(options: argparse.Namespace, network: str, dense: Dense, pruned: Prun
     )
 
 
+def result_file(options: argparse.Namespace, network: str, dense: Dense, pruned: Pruned | None, seed: int) -> Path:
+    """Return the file that holds what one run measured, once it is done."""
+    name = dense.name if pruned is None else f"{pruned.name}-of-{dense.name}"
+    file: Path = options.runs / network / f"{name}-{seed}" / "result.json"
+    return file
+
+
 def run(options: argparse.Namespace, network: str, dense: Dense, pruned: Pruned | None, seed: int) -> dict[str, Any]:
     """Train, or prune, one network; return what it measured, from its folder if it is done.
 
     The seed that chooses settings never sees the test images.
     """
     searching = seed == SEARCH_SEED
-    name = dense.name if pruned is None else f"{pruned.name}-of-{dense.name}"
-    folder = options.runs / network / f"{name}-{seed}"
-    file = folder / "result.json"
+    file = result_file(options, network, dense, pruned, seed)
+    folder = file.parent
     dense_epochs, epochs = epochs_of(options, network)
     asked: dict[str, Any] = {"dense_epochs": dense_epochs, "epochs": epochs, "batch": options.batch}
     asked |= {"dense": asdict(dense), "pruned": None if pruned is None else asdict(pruned)}
@@ -147,11 +154,18 @@ def run(options: argparse.Namespace, network: str, dense: Dense, pruned: Pruned 
         return known
     task = task_for(options, dense, seed)
     model = dense_network(options, network, dense, seed)
-    found: dict[str, Any] = {"asked_for": asked, "name": name, "seed": seed}
+    found: dict[str, Any] = {"asked_for": asked, "name": folder.name.removesuffix(f"-{seed}"), "seed": seed}
     if pruned is not None:
         budget = Budget(nonzeros=int(nonzeros(model) / pruned.ratio))
         chosen = method(options, network, dense, pruned, seed)
-        result = chosen.compress(model, task, budget, store=Store(folder))
+        try:
+            result = chosen.compress(model, task, budget, store=Store(folder))
+        except TrainingError as error:
+            if not searching:
+                raise
+            found |= {"diverged": str(error), "validation_error": 1.0}  # a rate that is too high is not chosen
+            write_text(file, json.dumps(found, indent=1) + "\n")
+            return found
         model = result.model
         found |= of_result(result, task, folder, network, searching=searching)
     found |= {
