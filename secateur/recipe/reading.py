@@ -1,12 +1,13 @@
 """Recipes as files: read, overridden from the command line, refused with one sentence, described by a schema."""
 
+import re
 import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -20,7 +21,6 @@ from secateur.user_code import names_user_code
 
 LIBRARY = resources.files("secateur.recipe").joinpath("library")
 SUFFIX = ".yaml"
-
 
 _METHOD: TypeAdapter[AnyMethod] = TypeAdapter(AnyMethod)
 
@@ -164,7 +164,12 @@ def recipe_schema() -> dict[str, Any]:
 
 
 class _Loader(yaml.SafeLoader):
-    """Refuses a key that stands twice in one place, of which YAML's loader would silently take the last."""
+    """Refuses a key that stands twice, of which YAML's loader would take the last; 2:4 is a text, and not 124."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+        first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?[0-9_]+(:[0-9]+)+(\.[0-9_]*)?$")), *found]
+        for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
@@ -198,7 +203,7 @@ def _override(
     if not separator or not key.strip():
         raise UsageError(f"{option} {override!r} is not key=value; write for example {option} {example}")
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, Loader=_Loader)  # which is a safe one
     except yaml.YAMLError as error:
         raise UsageError(
             f"{option} {override!r}: the value is not YAML; put names with special characters in quotes"
@@ -282,9 +287,8 @@ def _keys_at(place: Sequence[int | str]) -> list[str]:
             here = METHODS[str(part)]
             continue
         options = _dataclasses_in(typing.get_type_hints(here).get(str(part)))
-        if len(options) != 1:
-            continue  # the next part says which of several
-        here = options[0]
+        if len(options) == 1:  # otherwise the next part says which of several
+            here = options[0]
     return [entry.name for entry in fields(here)]
 
 

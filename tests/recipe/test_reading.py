@@ -296,6 +296,15 @@ def test_set_takes_keys_with_dots_in_braces(path: Path) -> None:
     assert dict(changed.method.ratios) == {"layer1.*": 0.5, "*.conv2": 0.125}
 
 
+def test_n_of_m_is_a_text_and_no_number_of_seconds(path: Path) -> None:
+    wanted = "method={name: weights_and_connections, granularity: 2:4}"
+    changed = read_recipe(str(path), [wanted, "budget={nonzeros: 0.5}"])
+    assert getattr(changed.method, "granularity", "") == "2:4"
+    path.write_text(RECIPE.partition("method:")[0] + "method:\n  name: weights_and_connections\n  granularity: 1:16\n")
+    changed = read_recipe(str(path), ["budget={nonzeros: 0.5}"])
+    assert getattr(changed.method, "granularity", "") == "1:16"
+
+
 @pytest.mark.parametrize("override", ["seed", "=3", " =3", ""])
 def test_set_without_key_or_value_is_refused(path: Path, override: str) -> None:
     assert refusal(path, override).startswith(f"--set {override!r} is not key=value; write for example --set budget")
