@@ -377,3 +377,60 @@ def test_masks_survive_their_bytes() -> None:
     masks = by_share(network(), 0.7)
     assert from_bits(as_bits(masks), masks.shapes) == masks
     assert isinstance(masks, Masks)
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "scan"])
+@pytest.mark.parametrize(("granularity", "allowed"), [("weight", 56), ("kernel", 150)])
+def test_a_budget_holds_to_the_weight_where_shares_are_rounded_or_groups_stay_whole(
+    task: SupervisedTask, allocation: Any, granularity: str, allowed: int
+) -> None:
+    result = pruned(
+        task,
+        budget=Budget(nonzeros=allowed),
+        allocation=allocation,
+        granularity=granularity,
+        cut_dead=False,
+        finetune_epochs=0,
+    )
+    assert result.record.weights is not None
+    assert allowed - 9 < result.record.weights.nonzeros <= allowed  # a kernel has nine
+
+
+@pytest.mark.parametrize("allocation", ["uniform", "scan", "global"])
+def test_a_budget_that_groups_cannot_meet_is_refused_before_anything_is_trained(
+    task: SupervisedTask, tmp_path: Path, allocation: Any
+) -> None:
+    with pytest.raises(BudgetError, match="cannot reach 150 non-zeros: 15 weights too many stay"):
+        pruned(
+            task,
+            Store(tmp_path),
+            budget=Budget(nonzeros=150),
+            allocation=allocation,
+            granularity="row",
+            connect_epochs=1,
+        )
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+class Inside(nn.Module):
+    """A module that holds layers and has a parameter of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.scale = nn.Parameter(torch.ones(1))
+        self.convolution, self.linear = nn.Conv2d(1, 8, 3), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.linear((self.scale * torch.relu(self.convolution(x))).mean((2, 3)))
+        return result
+
+
+def test_layers_train_inside_a_module_that_stands_still(task: SupervisedTask) -> None:
+    model = nn.Sequential(Inside())
+    method = WeightsAndConnections(**QUICK, order="linear_first", ratios={"*": 0.5}, cut_dead=False)
+    result = method.compress(model, task, None, store=Store.temporary())
+    assert result.masks is not None
+    for name in ("0.linear.weight", "0.convolution.weight"):
+        kept = result.masks[name]
+        assert not torch.equal(result.model.get_parameter(name)[kept], model.get_parameter(name)[kept]), name

@@ -41,9 +41,8 @@ def goal_on_the_way(goal: Goal, rounds: Rounds) -> Callable[[float], Goal]:
     def at(way: float) -> Goal:
         if goal.quality:
             return Goal(quality={pattern: way * q for pattern, q in goal.quality.items()})
-        if goal.allowed is not None:
-            return Goal(allowed=total - round(way * (total - goal.allowed)))
-        return Goal(shares={name: way * share for name, share in goal.shares.items()})
+        allowed = None if goal.allowed is None else total - round(way * (total - goal.allowed))
+        return Goal(shares={name: way * share for name, share in goal.shares.items()}, allowed=allowed)
 
     return at
 
@@ -61,12 +60,13 @@ def _allowed_weights(rounds: Rounds, part: float) -> int | None:
 def _allocated(method: "WeightsAndConnections", rounds: Rounds, number: int, allowed: int | None) -> Goal:
     """Share what may stay out over the layers."""
     whole = sum(rounds.masks.size(name) for name in rounds.names)
-    if method.allocation == "global" and allowed is not None:
-        return Goal(allowed=nonzeros(rounds.model) - whole + allowed)
+    stored = None if allowed is None else nonzeros(rounds.model) - whole + allowed
+    if method.allocation == "global" and stored is not None:
+        return Goal(allowed=stored)
     if method.allocation == "uniform" and allowed is not None:
         sizes = {name: rounds.masks.size(name) for name in rounds.names}
         kept = {name: max(1, int(size * allowed / whole)) for name, size in sizes.items()}
-        return Goal(shares={name: 1 - kept[name] / size for name, size in sizes.items()})
+        return Goal(shares={name: 1 - kept[name] / size for name, size in sizes.items()}, allowed=stored)
     sizes = {name: rounds.masks.size(name) for name in rounds.names}
     gone = {name: 1 - rounds.masks.density(name) for name in rounds.names}
     tolerances = Tolerances.of(_scans(method, rounds, number), sizes, gone)
@@ -81,7 +81,7 @@ def _allocated(method: "WeightsAndConnections", rounds: Rounds, number: int, all
             f"pruning {number}: the budget needs layers to lose up to {100 * tolerance:.2f} points each before "
             f"retraining, more than tolerance_points ({wanted:g})"
         )
-    return Goal(shares=shares)
+    return Goal(shares=shares, allowed=stored)
 
 
 def _scans(method: "WeightsAndConnections", rounds: Rounds, number: int) -> list[WeightScan]:

@@ -51,7 +51,8 @@ class Rule:
 class Goal:
     """How much of each weight is to be left.
 
-    One of the three says it, the others are empty.
+    Thresholds, shares or a number say it. With shares the number is their limit: where layers keep more than their
+    share, because groups stay whole or a share is rounded, the smallest weights of all layers go beyond it.
 
     Attributes:
         quality: pattern → q of the threshold q·std.
@@ -84,6 +85,9 @@ class Goal:
             draw: number of this pruning, so that each draws anew.
             band: half of the dead zone between going and coming back.
             regrow: whether what is gone may come back.
+
+        Raises:
+            BudgetError: no masks leave as little as is allowed.
         """
         options = rule.options(earlier)
         if regrow:
@@ -95,9 +99,12 @@ class Goal:
         else:
             if band and earlier is not None:
                 options["score"] = _with_band(earlier, band)
-            if self.allowed is None:
+            if self.shares:
                 made = by_share(model, {name: min(share, 1 - 1e-12) for name, share in self.shares.items()}, **options)
+                if self.allowed is not None and nonzeros(model, made) > self.allowed:
+                    made = by_nonzeros(model, self.allowed, **{**options, "earlier": made, "regrow": False})
             else:
+                assert self.allowed is not None
                 made = by_nonzeros(model, self.allowed, **options)
         if rule.selection == "threshold":
             return made
@@ -121,11 +128,12 @@ def weights_to_prune(model: nn.Module, skip: tuple[str, ...]) -> tuple[str, ...]
     return names
 
 
-def allowed_nonzeros(model: nn.Module, budget: Budget | None, names: tuple[str, ...]) -> int | None:
+def allowed_nonzeros(model: nn.Module, budget: Budget | None, names: tuple[str, ...], granularity: str) -> int | None:
     """Return how many parameters may be stored, or None where there is no budget.
 
     Raises:
         BudgetError: the budget is in something else, is held already, or cannot be met.
+        UsageError: a weight is not finite, where groups of weights go.
     """
     if budget is None:
         return None
@@ -147,6 +155,8 @@ def allowed_nonzeros(model: nn.Module, budget: Budget | None, names: tuple[str, 
             f"cannot reach {allowed:,} non-zeros: biases, norms and skipped layers, which are never pruned, and one "
             f"weight of each layer are {least:,}; allow at least as many"
         )
+    if granularity != "weight":  # a group of each layer stays whole
+        by_nonzeros(model, allowed, granularity=granularity, names=names)
     return allowed
 
 

@@ -154,7 +154,7 @@ class WeightsAndConnections:
         names = weights_to_prune(model, self.skip)
         settings_by_name(self.quality, names, "layer in quality", model=model)
         shares_by_name(model, self.ratios, names)
-        return names, allowed_nonzeros(model, budget, names)
+        return names, allowed_nonzeros(model, budget, names, self.granularity)
 
     def _round(self, rounds: Rounds, number: int) -> None:
         """Prune and retrain once, all layers together or one kind after the other."""

@@ -143,19 +143,22 @@ class Rounds:
         return result
 
     def others(self, kind: str) -> tuple[str, ...]:
-        """Return the modules that stand still while the layers of one kind are retrained (arXiv:1506.02626, §3.4).
+        """Return the modules and parameters that stand still while layers of one kind are retrained.
 
-        While linear layers train, all else does; while convolutions train, linear layers alone do.
+        While linear layers train, all else does; while convolutions train, linear layers alone do (arXiv:1506.02626,
+        §3.4).
         """
         linear = {name.rpartition(".")[0] for name in prunable_weights(self.model, kind="linear")}
         if kind == "convolution":
             return tuple(sorted(linear))
-        owners = [
-            path
-            for path, module in self.model.named_modules()
-            if path and path not in linear and next(module.parameters(recurse=False), None) is not None
-        ]
-        return tuple(owners)
+        still: list[str] = []
+        for path, module in self.model.named_modules():
+            own = [name for name, _ in module.named_parameters(recurse=False)]
+            if path and path not in linear and own:
+                # A module by its name keeps its statistics too, but would take along the layers in it.
+                leaf = next(module.children(), None) is None
+                still += [path] if leaf else [f"{path}.{name}" for name in own]
+        return tuple(still)
 
     def _normalised(self, name: str) -> None:
         """Measure batch norm anew, or recall what that gave."""
