@@ -22,6 +22,7 @@ from secateur.graph.slots import mode_of
 from secateur.sparse.constants import Read, observe
 from secateur.sparse.liveness import BoolArray, Liveness
 from secateur.sparse.masks import Masks
+from secateur.wording import counted
 
 EXACT = 1e-6  # of the largest output, in float64: rounding of folded constants to the model's own precision
 LAST = "its group needs one unit"
@@ -65,7 +66,7 @@ class DeadUnits:
             text = "no unit can go as dead"
         else:
             parts = ", ".join(f"{count} of {name}" for name, count in self.by_group().items())
-            text = f"{self.count} dead units go ({parts})"
+            text = f"{counted(self.count, 'dead unit')} {'goes' if self.count == 1 else 'go'} ({parts})"
         reasons: dict[str, int] = {}
         for units in self.staying.values():
             for reason in units.values():
@@ -134,7 +135,7 @@ def without_dead(graph: ChannelGraph, model: nn.Module, masks: Masks, example_in
     wide = _masked_copy(graph, model, masks)
     dead = _find(graph, wide, masks, example_inputs)
     small = apply(model, dead.plan, verify_with=None)
-    cut = masks.after(dead.plan)
+    cut = _after(masks, graph, dead.plan)
     cut.apply_(small)
     modules = dict(small.named_modules())
     for name, shift in dead.shifts.items():
@@ -150,6 +151,15 @@ def without_dead(graph: ChannelGraph, model: nn.Module, masks: Masks, example_in
             f"than {EXACT:g}: a unit counts where no weight shows it; keep the masked model"
         )
     return WithoutDead(small, cut, dead, difference)
+
+
+def _after(masks: Masks, graph: ChannelGraph, plan: Plan) -> Masks:
+    """Return the masks of the cut model; a plan knows a shared weight by another name than its layer may have."""
+    known = {other: spec.name for spec in graph.tensors for other in (spec.name, *spec.aliases)}
+    if all(known.get(name, name) == name for name in masks):
+        return masks.after(plan)
+    cut = Masks({known.get(name, name): masks[name] for name in masks}).after(plan)
+    return Masks({name: cut[found] for name in masks if (found := known.get(name, name)) in cut})
 
 
 def _masked_copy(graph: ChannelGraph, model: nn.Module, masks: Masks) -> nn.Module:

@@ -171,6 +171,29 @@ def test_every_group_keeps_a_unit_and_says_so() -> None:
     assert found.dead.sentence() == "2 dead units go (2 of 0); 1 more stays, because its group needs one unit"
 
 
+class NamedTwice(nn.Module):
+    """The outer module has a name of its own for the weight of a layer in it, which comes first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(9)
+        self.layer, self.out = nn.Linear(5, 6), nn.Linear(6, 2)
+        self.watched = self.layer.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.out(torch.relu(self.layer(x)))
+        return result
+
+
+def test_a_weight_that_another_name_comes_before() -> None:
+    model, images = NamedTwice(), torch.randn(4, 5)
+    masks = masks_of(model, {"layer.weight": [(2, column) for column in range(5)]})
+    found = without_dead(trace(model, images), model, masks, images)
+    assert found.masks.shapes == {"layer.weight": (5, 5), "out.weight": (2, 5)}
+    assert found.dead.sentence().startswith("1 dead unit goes (1 of ")
+    assert found.difference <= 1e-6
+
+
 def test_without_masks_nothing_is_dead() -> None:
     model, images = perceptron(), torch.randn(4, 2)
     dead = dead_units(trace(model, images), model, masks_of(model, {}), images)
