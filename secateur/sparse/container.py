@@ -69,7 +69,8 @@ def encode(
     Args:
         model_or_state: a model, or its state dict.
         path: where to; folders are made.
-        weights: names or patterns of the weights to code instead of these; floating tensors of one dimension or more.
+        weights: names or patterns of the weights to code instead of these, or a single one; floating tensors of one
+            dimension or more.
         values: ``fp32`` keeps every bit (whatever the floating type; −0.0 alone becomes +0.0), ``fp16`` rounds to half
             precision, ``codebook`` lets the weights of a layer share at most 255 values.
         bits: width of an index, 1 to 16, or ``best`` for the one that gives the fewest bytes; for all weights, or by
@@ -85,7 +86,7 @@ def encode(
         UsageError: a setting is out of range or matches nothing, or the file cannot be written.
     """
     if values not in VALUES:
-        raise UsageError(unknown_name("kind of values", values, VALUES))
+        raise UsageError(unknown_name("kind of values", str(values), VALUES))
     state = model_or_state.state_dict() if isinstance(model_or_state, nn.Module) else dict(model_or_state)
     refuse_unsaveable(state)
     aliases = aliases_of(state)
@@ -104,6 +105,7 @@ def encode(
     check_widths(widths, code_widths)
     coded_weights: dict[str, Coded] = {}
     stored: dict[str, Tensor] = {}
+    taken: set[int] = set()
     for name in sorted(set(state) - set(aliases)):
         tensor = state[name]
         if name in names:
@@ -119,7 +121,7 @@ def encode(
                 coded_weights[name] = coded
                 stored[name] = torch.frombuffer(bytearray(data), dtype=torch.uint8) if data else torch.empty(0).byte()
                 continue
-        stored[name] = plain(tensor)
+        stored[name] = plain(tensor, taken)
     place = environment()
     header = SparseHeader(
         weights=coded_weights,

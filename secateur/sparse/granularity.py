@@ -54,7 +54,7 @@ class Granularity:
         """
         if isinstance(text, Granularity):
             return text
-        plain = text.replace(" ", "")
+        plain = str(text).replace(" ", "")
         for kind in _KINDS:
             if plain == kind:
                 return cls(kind=kind)  # type: ignore[arg-type]
@@ -70,7 +70,7 @@ class Granularity:
             if not 1 <= n < m:
                 raise UsageError(f"the granularity {text!r} keeps {n} of {m}; n:m needs 1 ≤ n < m, as in 2:4")
             return cls(kind="n:m", n=n, m=m)
-        raise UsageError(unknown_name("granularity", text, _EXAMPLES))
+        raise UsageError(unknown_name("granularity", str(text), _EXAMPLES))
 
 
 def as_filters(tensor: Tensor, layer: nn.Module) -> Tensor:

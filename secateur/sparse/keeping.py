@@ -161,13 +161,13 @@ class _Held:
     weights: list[tuple[nn.Parameter, Tensor]]  # with the bits of their masks
     optimizer: torch.optim.Optimizer
     _moments: tuple[tuple[Tensor, Tensor], ...] = ()
-    _looked_at: tuple[int, int] = (-1, -1)  # the table of states, and its entries, when the moments were looked up
+    _looked_at: tuple[object, int] = (None, -1)  # the table of states, and its entries, when moments were looked up
     _still: bool = False  # whether the step that is done has left the zeros alone
 
     def before_step(self, optimizer: torch.optim.Optimizer, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Zero the gradients of removed weights, where that makes the step leave them alone."""
         closure = args[1] if len(args) > 1 else kwargs.get("closure")  # torch puts the optimiser first
-        self._still = closure is None and self._looked_at == self._table() and _keeps_zeros(optimizer)
+        self._still = closure is None and self._up_to_date() and _keeps_zeros(optimizer)
         if self._still:
             self.zero_gradients()
 
@@ -183,14 +183,16 @@ class _Held:
             if weight.grad is not None:
                 zero_where_dead_(weight.grad, bits)
 
-    def _table(self) -> tuple[int, int]:
-        return id(self.optimizer.state), len(self.optimizer.state)
+    def _up_to_date(self) -> bool:
+        """Whether the moments are those of now: a number such as ``id`` could come back for another table."""
+        table, entries = self._looked_at
+        return table is self.optimizer.state and entries == len(self.optimizer.state)
 
     def zero(self) -> None:
         """Zero removed weights, and the optimiser's state of them."""
         # Adam makes its moments at a parameter's first step, and loading a state makes all of them anew.
-        if self._looked_at != self._table():
-            self._looked_at = self._table()
+        if not self._up_to_date():
+            self._looked_at = self.optimizer.state, len(self.optimizer.state)
             self._moments = tuple(self._find_moments())
         for weight, bits in self.weights:
             zero_where_dead_(weight, bits)

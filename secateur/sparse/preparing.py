@@ -21,10 +21,18 @@ _CODED = {DTYPES[name] for name in CODED_TYPES}
 _Setting = TypeVar("_Setting", int, Width)
 
 
-def plain(tensor: Tensor) -> Tensor:
-    """Return a tensor that shares no memory with another of the file, as the container asks."""
+def plain(tensor: Tensor, taken: set[int]) -> Tensor:
+    """Return a tensor that shares no memory with another of the file, as the container asks.
+
+    Args:
+        tensor: that is stored.
+        taken: where the memory of those before it begins; its own is added.
+    """
     plain = tensor.detach().to("cpu").contiguous()
-    return plain.clone() if plain.untyped_storage().nbytes() != plain.nbytes else plain
+    if plain.untyped_storage().nbytes() != plain.nbytes or plain.untyped_storage().data_ptr() in taken:
+        plain = plain.clone()
+    taken.add(plain.untyped_storage().data_ptr())
+    return plain
 
 
 def to_code(model_or_state: object, state: Mapping[str, Tensor], patterns: Iterable[str] | None) -> list[str]:
@@ -36,7 +44,7 @@ def to_code(model_or_state: object, state: Mapping[str, Tensor], patterns: Itera
     floating = [name for name, tensor in state.items() if tensor.dtype in _CODED and tensor.dim() >= 1]
     if patterns is not None:
         chosen: set[str] = set()
-        for pattern in patterns:
+        for pattern in [patterns] if isinstance(patterns, str) else patterns:
             found = fnmatch.filter(floating, pattern)
             if not found:
                 raise UsageError(unknown_name("weight", pattern, floating))
@@ -75,11 +83,13 @@ def check_widths(widths: "Mapping[str, Width]", code_widths: Mapping[str, int]) 
         UsageError: one is out of range; it says whose.
     """
     for name, width in widths.items():
-        if width != "best":
+        if isinstance(width, str) and width != "best":
+            raise UsageError(f"bits of {name} is {width!r}; give a number of bits, or best")
+        if not isinstance(width, str):
             check_width(width, f"bits of {name}")
     for name, width in code_widths.items():
-        if not 1 <= width <= WIDEST:
-            raise UsageError(f"codebook_bits of {name} is {width}; give 1 to {WIDEST} bits")
+        if type(width) is not int or not 1 <= width <= WIDEST:
+            raise UsageError(f"codebook_bits of {name} is {width!r}; give 1 to {WIDEST} bits, as a whole number")
 
 
 def aliases_of(state: Mapping[str, Tensor]) -> dict[str, str]:
@@ -101,6 +111,8 @@ def refuse_unsaveable(state: Mapping[str, Any]) -> None:
         ArtifactError: an entry is no tensor, or is sparse, quantized or without values.
     """
     for name, tensor in state.items():
+        if not isinstance(name, str):
+            raise ArtifactError(f"{name!r} names a tensor, but names are texts; rename it")
         if not isinstance(tensor, Tensor):
             raise ArtifactError(
                 f"{name} is a {type(tensor).__name__}, but a file holds tensors; register it as a buffer"

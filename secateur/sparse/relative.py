@@ -186,5 +186,5 @@ def check_width(width: int, what: str) -> None:
     Raises:
         UsageError: it is not 1 to 16.
     """
-    if not 1 <= width <= WIDEST:
-        raise UsageError(f"{what} is {width}; give 1 to {WIDEST} bits")
+    if type(width) is not int or not 1 <= width <= WIDEST:
+        raise UsageError(f"{what} is {width!r}; give 1 to {WIDEST} bits, as a whole number")

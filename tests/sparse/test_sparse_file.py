@@ -285,11 +285,16 @@ def test_settings_by_name(tmp_path: Path) -> None:
     sizes = sparse.encode(weights, path, bits={"a.*": 3, "*b*": 7}, values="codebook", codebook_bits={"c*": 2})
     assert [weight.bits for weight in sizes.weights] == [3, 7, 5]
     assert [weight.centroids for weight in sizes.weights][2] == 3
-    only = sparse.encode(weights, path, weights=["b*"])
-    assert [weight.name for weight in only.weights] == ["b.weight"]
+    for chosen in (["b*"], "b*"):
+        only = sparse.encode(weights, path, weights=chosen)
+        assert [weight.name for weight in only.weights] == ["b.weight"]
     for settings_, match in (
         ({"bits": 17}, "bits of a.weight is 17; give 1 to 16 bits"),
         ({"bits": {"*": 0}}, "bits of a.weight is 0"),
+        ({"bits": 5.0}, "bits of a.weight is 5.0; give 1 to 16 bits, as a whole number"),
+        ({"bits": "most"}, "bits of a.weight is 'most'; give a number of bits, or best"),
+        ({"codebook_bits": "best"}, "codebook_bits of a.weight is 'best'"),
+        ({"codebook_bits": 2.5}, "codebook_bits of a.weight is 2.5"),
         ({"codebook_bits": 9}, "codebook_bits of a.weight is 9"),
         ({"bits": {"d.weight": 3}}, "unknown weight in bits 'd.weight'; did you mean"),
         ({"codebook_bits": {"d.*": 3}}, "unknown weight in codebook_bits"),
@@ -298,6 +303,16 @@ def test_settings_by_name(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=match):
             sparse.encode(weights, path, **settings_)
+
+
+def test_tensors_that_see_one_memory_in_several_ways(tmp_path: Path) -> None:
+    numbers = torch.randn(4, 6)
+    given_ = {"a": numbers, "b": numbers.view(-1), "c": numbers.view(torch.int32), "d": numbers[1:]}
+    sparse.encode(given_, tmp_path / "x.sparse.safetensors")
+    found = sparse.decode(tmp_path / "x.sparse.safetensors")
+    assert all(torch.equal(found[name], given_[name]) for name in given_)
+    with pytest.raises(ArtifactError, match="1 names a tensor, but names are texts"):
+        sparse.encode({1: numbers}, tmp_path / "y.sparse.safetensors")  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize(
