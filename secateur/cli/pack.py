@@ -61,6 +61,8 @@ def pack(
 
     if bits is not None and bits != "best" and not bits.isdecimal():
         raise UsageError(f"--bits is {bits!r}; give a number from 1 to 16, or best")
+    if codebook_bits is not None and values is not Values.codebook:
+        raise UsageError(f"--codebook-bits {codebook_bits} has no use with --values {values.value}; use codebook there")
     target = out or packed_name(file)
     recipe.check_target(target, force=force)
     sizes = pack_file(

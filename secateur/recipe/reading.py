@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -166,7 +166,7 @@ def recipe_schema() -> dict[str, Any]:
 class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice, of which YAML's loader would take the last; 2:4 is a text, and not 124."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+    yaml_implicit_resolvers = {  # noqa: RUF012  (the base class has it so, and reads it only)
         first: [("tag:yaml.org,2002:str", re.compile(r"[-+]?[0-9_]+(:[0-9]+)+(\.[0-9_]*)?$")), *found]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }

@@ -91,6 +91,7 @@ def test_files_that_cannot_be_packed_or_unpacked(pruned: Path, tmp_path: Path) -
     refused(run("unpack", packed, "--out", packed, "--force"), "would be replaced")
     refused(run("pack", tmp_path / "missing.safetensors"), "there is no file")
     refused(run("unpack", packed, "--out", tmp_path / "x", "--max-bytes", "1000"), "at most 1,000 are allowed")
+    refused(run("pack", pruned, "--values", "fp16", "--codebook-bits", "4", "--force"), "no use with --values fp16")
     damaged = bytearray(packed.read_bytes())
     damaged[-1] ^= 1
     packed.write_bytes(damaged)
