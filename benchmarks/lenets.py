@@ -13,7 +13,7 @@ and its error in a fresh process, the hidden units that died; for all ratios the
 largest ratio whose mean test error is within 0.1 points of the dense network's.
 
 Each run is a folder of its own (its phases, and what it measured), so the script can be stopped and continued. The
-record goes to `benchmarks/records/lenets.json`.
+record goes to `benchmarks/records/lenets.json`; a network that is not run now stays in it as it was.
 """
 
 import argparse
@@ -48,6 +48,7 @@ PUBLISHED: dict[str, dict[str, Any]] = {
     },
 }
 """Tables 1 to 3 of arXiv:1506.02626, and the ratios of Dynamic Network Surgery (arXiv:1608.04493)."""
+NOT_OF_THE_RUNS = ("out", "runs", "only_run", "done_only", "networks")
 
 
 def best_dense(options: argparse.Namespace, network: str) -> tuple[Dense, list[dict[str, Any]]]:
@@ -129,6 +130,8 @@ def of_network(options: argparse.Namespace, network: str) -> dict[str, Any]:
         "samples": first["test_samples"],
         "train_samples": first["train_samples"],
         "published": PUBLISHED[network],
+        "seeds": options.seeds,
+        "options": {key: value for key, value in vars(options).items() if key not in NOT_OF_THE_RUNS},
         "search": {"seed": SEARCH_SEED, "validation_share": SEARCH_SHARE, "dense": dense_search, "rates": rate_search},
         "chosen": {"dense": asdict(dense), "rates": rates},
         "dense": dense_row,
@@ -171,15 +174,13 @@ def main() -> None:
     networks = [of_network(options, network) for network in options.networks]
     if options.only_run:
         return
+    before = json.loads(options.out.read_text(encoding="utf-8"))["networks"] if options.out.exists() else []
+    parts = {part["network"]: part for part in (*before, *networks)}
     record = {
         "benchmark": "lenets",
         "what": "MNIST, the last epoch of dense training, and of pruning and retraining",
-        "seeds": options.seeds,
-        "options": {
-            key: value for key, value in vars(options).items() if key not in ("out", "runs", "only_run", "done_only")
-        },
         "within_points": 100 * WITHIN,
-        "networks": networks,
+        "networks": [parts[network] for network in RATIOS if network in parts],
         "environment": networks[0]["environment"],
     }
     write_text(options.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")

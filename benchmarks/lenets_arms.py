@@ -31,6 +31,11 @@ SEARCH_SHARE = 1 / 6  # of the training images, that choose
 EPOCHS = {"lenet-300-100": (30, 40), "lenet5": (15, 20)}
 """Of the dense training, and of pruning and retraining in all, unless asked for otherwise."""
 
+FILES = ("fp32", "codebook", "smallest")
+"""Exact values; shared values with the widths by default; shared values with indices of the width that takes least, and
+narrower codes for convolutions."""
+CONV_CODEBOOK_BITS = 6
+
 ARMS = ("once", "iterative", "gradual", "surgery", "surgery-scan")
 """The paper's way in one round and in four; many small steps over all weights together, in which weights only go; and
 weights that come back, with the budget over all weights or by scans of the layers."""
@@ -189,7 +194,7 @@ def of_result(
     assert result.masks is not None
     graph_inputs = task.example_inputs
     narrow = without_dead(trace(result.model, graph_inputs), result.model, result.masks, graph_inputs)
-    files = {} if searching else {kind: file_of(result.model, folder, network, kind) for kind in ("fp32", "codebook")}
+    files = {} if searching else {kind: file_of(result.model, folder, network, kind) for kind in FILES}
     return {
         "nonzeros": found.nonzeros,
         "ratio": found.ratio,
@@ -208,7 +213,12 @@ def of_result(
 def file_of(model: nn.Module, folder: Path, network: str, kind: str) -> dict[str, Any]:
     """Write the compact file, and evaluate it in a fresh process."""
     path = folder / f"{kind}.sparse.safetensors"
-    sizes = encode(model, path, values=kind)  # type: ignore[arg-type]
+    if kind == "smallest":
+        narrow = [name for name, module in model.named_modules() if isinstance(module, nn.Conv2d)]
+        widths = {f"{name}.weight": CONV_CODEBOOK_BITS for name in narrow}
+        sizes = encode(model, path, values="codebook", bits="best", codebook_bits=widths)
+    else:
+        sizes = encode(model, path, values=kind)  # type: ignore[arg-type]
     words = [sys.executable, __file__, network, str(path)]
     told = subprocess.run(words, check=True, capture_output=True, text=True, timeout=600).stdout
     return {"bytes": path.stat().st_size, "parts": asdict(sizes), "test_error": float(told)}

@@ -8,9 +8,10 @@ from table_parts import machine, rows_to_markdown
 def lenets(record: dict[str, Any]) -> str:
     """Errors against the ratio, the table of layers at the published ratio, and what is without loss."""
     parts = [_network(record, network) for network in record["networks"]]
+    first = record["networks"][0]
     note = (
-        f"{record['what']}; means over seeds {', '.join(map(str, record['seeds']))}. Settings were chosen on "
-        f"validation images under seed {record['networks'][0]['search']['seed']}; {machine(record)}."
+        f"{record['what']}; means over seeds {', '.join(map(str, first['seeds']))} ± their standard deviation. Settings "
+        f"were chosen on validation images under seed {first['search']['seed']}; {machine(record)}."
     )
     return "\n\n".join([*parts, note])
 
@@ -35,7 +36,14 @@ def _network(record: dict[str, Any], network: dict[str, Any]) -> str:
         f"{record['within_points']:g} points of dense: {within}."
     )
     parts = [text, rows_to_markdown(["fewer parameters", *(f"{arm}, test error %" for arm in arms)], errors)]
-    return "\n\n".join([*parts, *(_layers(network, table) for table in network["tables"])])
+    dead = [_dead(row) for row in rows if row["ratio"] == published["ratio"]]
+    text = f"Units that died at {published['ratio']}×, by seed, and the largest difference once they are cut: "
+    return "\n\n".join([*parts, *(_layers(network, table) for table in network["tables"]), text + "; ".join(dead) + "."])
+
+
+def _dead(row: dict[str, Any]) -> str:
+    units = ", ".join(str(count) for count in row["dead_units"])
+    return f"`{row['arm']}` {units} ({max(row['dead_difference']):.1e})"
 
 
 def _layers(network: dict[str, Any], table: dict[str, Any]) -> str:

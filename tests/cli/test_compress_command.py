@@ -265,7 +265,7 @@ def test_prune_takes_the_layers_of_l1_and_the_control(tmp_path: Path) -> None:
             ("--method", "l1", "--criterion", "l2", "--macs", "0.5"),
             ("--criterion", "magnitude, global, blocks, not of l1"),
         ),
-        (("--method", "l1", "--steps", "2", "--macs", "0.5"), ("--steps", "magnitude, global, not of l1")),
+        (("--method", "l1", "--steps", "2", "--macs", "0.5"), ("--steps", "magnitude, global, autoslim, not of l1")),
         (("--ratio", "layer1.*=0.5"), ("--ratio", "l1, weights_and_connections, not of magnitude")),
         (("--residual", "shortcut", "--macs", "0.5"), ("--residual shortcut", "not for the method magnitude", "inner")),
         (("--method", "l1", "--ratio", "layer1.*"), ("--ratio 'layer1.*' is not LAYERS=SHARE",)),
