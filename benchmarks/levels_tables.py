@@ -28,8 +28,10 @@ def sparsity_levels(record: dict[str, Any]) -> str:
             f"of their stream cannot go): {text}."
         )
     rates = ", ".join(f"{level}s {rate:g}" for level, rate in record["rates"].items())
+    seeds = record["seeds"]
+    over = f"means over seeds {', '.join(map(str, seeds))} ± half their range" if len(seeds) > 1 else "one seed"
     parts.append(
-        f"Test top-1 %, means over seeds {', '.join(map(str, record['seeds']))} ± half their range; dense "
+        f"Test top-1 %, {over}; dense "
         f"{100 * record['dense_test_top1']:.2f} % with {params:,} parameters. {record['what']}; {record['steps']} cuts "
         f"with {record['epochs_between']} of the epochs between them, or one. Learning rates, chosen per level on the "
         f"images that are not reported: {rates}. {record['samples']:,} test samples; {machine(record)}."
@@ -69,8 +71,9 @@ def lenet_figures(record: dict[str, Any]) -> str:
 def _cell(row: dict[str, Any] | None) -> str:
     if row is None or "mean" not in row:
         return "not reachable" if row is not None else ""
-    half = (max(row["test_top1"]) - min(row["test_top1"])) / 2
-    return f"{100 * row['mean']:.2f} ± {100 * half:.2f}"
+    found = row["test_top1"]
+    spread = f" ± {50 * (max(found) - min(found)):.2f}" if len(found) > 1 else ""
+    return f"{100 * row['mean']:.2f}{spread}"
 
 
 def _cost_table(record: dict[str, Any]) -> str:

@@ -37,13 +37,13 @@ def _network(record: dict[str, Any], network: dict[str, Any]) -> str:
     )
     parts = [text, rows_to_markdown(["fewer parameters", *(f"{arm}, test error %" for arm in arms)], errors)]
     dead = [_dead(row) for row in rows if row["ratio"] == published["ratio"]]
-    text = f"Units that died at {published['ratio']}×, by seed, and the largest difference once they are cut: "
-    return "\n\n".join([*parts, *(_layers(network, table) for table in network["tables"]), text + "; ".join(dead) + "."])
+    text = f"Hidden units that died at {published['ratio']}×, by seed, and the largest difference once they are cut:"
+    return "\n\n".join([*parts, *(_layers(network, table) for table in network["tables"]), text, "\n".join(dead)])
 
 
 def _dead(row: dict[str, Any]) -> str:
-    units = ", ".join(str(count) for count in row["dead_units"])
-    return f"`{row['arm']}` {units} ({max(row['dead_difference']):.1e})"
+    units = "; ".join(" + ".join(f"{died[name]} of {name}" for name in sorted(died)) for died in row["dead_units"])
+    return f"- `{row['arm']}`: {units} ({max(row['dead_difference']):.1e})"
 
 
 def _layers(network: dict[str, Any], table: dict[str, Any]) -> str:

@@ -67,7 +67,7 @@ def pack_file(
 
     Raises:
         ArtifactError: the file is missing, corrupt or hostile, or a weight cannot be stored so.
-        UsageError: it is packed already, a setting is out of range or matches nothing, or the target cannot be written.
+        UsageError: it is packed already or holds no weights, a setting is out of range or matches nothing, or the target cannot be written.
     """
     container = read_container(source)
     if is_sparse(container):
@@ -79,6 +79,11 @@ def pack_file(
                 state[name] = file.get_tensor(name)
     except (safetensors.SafetensorError, OSError) as error:
         raise ArtifactError(f"cannot read the tensors of {source} ({shown(error, 120)}); copy it again") from error
+    if weights is None and not any(tensor.is_floating_point() and tensor.dim() > 1 for tensor in state.values()):
+        raise UsageError(
+            f"{source} holds no floating tensor of two dimensions or more, so there are no weights to pack; give the "
+            "file of a model, such as a run's model.safetensors"
+        )
     kept: dict[str, JsonValue] = {_KEPT: {**container.metadata}} if container.metadata else {}
     sizes = sparse.encode(
         state,

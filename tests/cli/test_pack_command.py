@@ -87,6 +87,10 @@ def test_files_that_cannot_be_packed_or_unpacked(pruned: Path, tmp_path: Path) -
     packed = pruned.with_name("net.sparse.safetensors")
     assert run("pack", pruned).code == 0
     refused(run("pack", packed, "--out", tmp_path / "x"), "is a sparse file already")
+    masks = tmp_path / "masks.safetensors"
+    save_file({"fc.weight": torch.ones(2, 3, dtype=torch.bool), "fc.bias": torch.ones(3)}, masks)
+    refused(run("pack", masks), "no floating tensor of two dimensions", "no weights to pack", "model.safetensors")
+    assert not masks.with_name("masks.sparse.safetensors").exists()
     refused(run("unpack", pruned, "--out", tmp_path / "x"), "nothing")
     refused(run("unpack", packed, "--out", packed, "--force"), "would be replaced")
     refused(run("pack", tmp_path / "missing.safetensors"), "there is no file")
