@@ -10,8 +10,8 @@ def lenets(record: dict[str, Any]) -> str:
     parts = [_network(record, network) for network in record["networks"]]
     first = record["networks"][0]
     note = (
-        f"{record['what']}; means over seeds {', '.join(map(str, first['seeds']))} ± their standard deviation. Settings "
-        f"were chosen on validation images under seed {first['search']['seed']}; {machine(record)}."
+        f"{record['what']}; means over seeds {', '.join(map(str, first['seeds']))} ± their standard deviation. "
+        f"Settings were chosen on validation images under seed {first['search']['seed']}; {machine(record)}."
     )
     return "\n\n".join([*parts, note])
 

@@ -67,7 +67,8 @@ def pack_file(
 
     Raises:
         ArtifactError: the file is missing, corrupt or hostile, or a weight cannot be stored so.
-        UsageError: it is packed already or holds no weights, a setting is out of range or matches nothing, or the target cannot be written.
+        UsageError: it is packed already or holds no weights, a setting is out of range or matches nothing, or the
+            target cannot be written.
     """
     container = read_container(source)
     if is_sparse(container):
