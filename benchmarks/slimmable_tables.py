@@ -85,3 +85,71 @@ def autoslim_search(record: dict[str, Any]) -> str:
         "are those of the super-net at the widths found."
     )
     return f"{rows_to_markdown(first, sharing)}\n\n{note}\n\n{rows_to_markdown(second, shortlists)}\n\n{digits}"
+
+
+def autoslim_cifar(record: dict[str, Any]) -> str:
+    """AutoSlim against a uniform multiplier and first-order scores, what the paper says, and the correlation."""
+    seeds = ", ".join(map(str, record["seeds"]))
+    arms = [
+        [
+            f"{100 * row['budget']:.0f}%",
+            row["arm"],
+            ", ".join(f"{macs / 1e6:.2f}M" for macs in row["macs"]),
+            ", ".join(f"{params:,}" for params in row["params"]),
+            ", ".join(f"{100 * value:.2f}" for value in row.get("estimates", [])) or "–",
+            ", ".join(f"{100 * value:.2f}" for value in row["test_top1"]),
+            f"{100 * row['mean']:.2f}",
+        ]
+        for row in record["rows"]
+    ]
+    first = ["budget", "arm", "MACs", "parameters", "super-net's estimate %", f"test top-1 %, seeds {seeds}", "mean"]
+    said = [
+        [
+            f"{100 * claim['budget']:.0f}%",
+            claim["claim"],
+            ", ".join(f"{100 * value:+.2f}" for value in claim["by_seed"]),
+            claim["holds"],
+        ]
+        for claim in record["claims"]
+    ]
+    second = ["budget", "what the paper says", f"points, seeds {seeds}", "holds here"]
+    stages = [
+        [f"{100 * row['budget']:.0f}%", str(row["seed"]), *(f"{share:.2f}" for share in row["shares"])]
+        for row in record["stages"]
+    ]
+    third = ["budget", "seed", "stage 1", "stage 2", "stage 3"]
+    dense = ", ".join(f"{100 * value:.2f}" for value in record["default_test_top1"])
+    note = (
+        f"{record['what']}. Shares are of the default network's {record['default_macs'] / 1e6:.2f}M multiply-adds; "
+        f"trained as long as the others it has {dense} %. gate_taylor cuts that network, so its weights have seen "
+        f"twice as many images. {record['samples']:,} test samples; {machine(record)}."
+    )
+    widths = (
+        "Width of what was found relative to the default network, mean over the groups of each stage (1 is the "
+        "published width, 1.5 the super-net's):"
+    )
+    return "\n\n".join(
+        [
+            rows_to_markdown(first, arms),
+            note,
+            rows_to_markdown(second, said),
+            widths,
+            rows_to_markdown(third, stages),
+            _correlation(record),
+        ]
+    )
+
+
+def _correlation(record: dict[str, Any]) -> str:
+    """Return how well the super-net ranks networks of random widths."""
+    found, (low, high) = record["correlation"], record["range"]
+    least, most = found["pearson_interval"]
+    return (
+        f"{len(found['points'])} networks of random widths, {100 * low:.0f} to {100 * high:.0f} % of the default's "
+        f"multiply-adds, trained like the others (seed {found['seed']}): between the super-net's estimate on "
+        f"{record['lengths']['search_images']:,} images of the search and the test accuracy after training, Pearson's "
+        f"correlation is {found['pearson']:.2f} [{least:.2f}, {most:.2f}] and Spearman's {found['spearman']:.2f}. "
+        f"Multiply-adds alone correlate by {found['macs_pearson']:.2f} (their logarithm) and "
+        f"{found['macs_spearman']:.2f}; with them held fixed, the estimate's partial correlation is "
+        f"{found['partial']:.2f}."
+    )

@@ -208,6 +208,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "sparsity_levels": levels_tables.sparsity_levels,
     "slimmable": slimmable_tables.slimmable,
     "autoslim_search": slimmable_tables.autoslim_search,
+    "autoslim_cifar": slimmable_tables.autoslim_cifar,
 }
 
 

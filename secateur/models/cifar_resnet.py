@@ -100,6 +100,10 @@ class CifarResNet(nn.Module):
         self.layer2 = _stage(stage_widths[0], stage_widths[1], blocks, 2, shortcut)
         self.layer3 = _stage(stage_widths[1], stage_widths[2], blocks, 2, shortcut)
         self.linear = nn.Linear(stage_widths[2], num_classes)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built: by He's rule (normal, fan in)."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)

@@ -1,4 +1,4 @@
-"""Random weights in the place of those that a network has, as its layers begin."""
+"""Random weights in the place of those that a network has, as they begin when it is built."""
 
 import torch
 from torch import nn
@@ -11,7 +11,9 @@ def redrawn(model: nn.Module, seed: int) -> list[str]:
     """Give every layer of ``model`` new weights, in place, and return the parameters that kept theirs.
 
     Each layer draws as its class does (``reset_parameters``); norms begin with scale 1, shift 0 and empty statistics.
-    What a network's own code does to its layers when it is built is not repeated, since it cannot be known here.
+    Then every module that has a method ``initialise``, as the networks of :mod:`secateur.models` do, draws once more as
+    it does when it is built, inner modules before those around them. What other networks' own code does to their layers
+    is not repeated, since it cannot be known here.
 
     Args:
         model: an ordinary module.
@@ -20,13 +22,14 @@ def redrawn(model: nn.Module, seed: int) -> list[str]:
     first = next(model.parameters())
     untouched = dict(model.named_parameters())
     with torch.no_grad(), own_random_numbers(first.device) as generators:
-        for path, module in model.named_modules():
-            reset = getattr(module, "reset_parameters", None)
-            if not callable(reset):
-                continue
-            for generator in generators:
-                generator.manual_seed(derive_seed(seed, "redrawn", path))
-            reset()
-            own = {id(parameter) for parameter in module.parameters()}
-            untouched = {name: parameter for name, parameter in untouched.items() if id(parameter) not in own}
+        for path, module in reversed(list(model.named_modules())):  # what is inside before what is around it
+            for begins in ("reset_parameters", "initialise"):
+                draw = getattr(module, begins, None)
+                if not callable(draw):
+                    continue
+                for generator in generators:
+                    generator.manual_seed(derive_seed(seed, "redrawn", path, begins))
+                draw()
+                own = {id(parameter) for parameter in module.parameters()}
+                untouched = {name: parameter for name, parameter in untouched.items() if id(parameter) not in own}
     return list(untouched)
