@@ -84,7 +84,17 @@ def autoslim_search(record: dict[str, Any]) -> str:
         f"Digits, ResNet at 1.5 times its width, super-net trained for {record['epochs']} epochs, one seed; accuracies "
         "are those of the super-net at the widths found."
     )
-    return f"{rows_to_markdown(first, sharing)}\n\n{note}\n\n{rows_to_markdown(second, shortlists)}\n\n{digits}"
+    parts = [rows_to_markdown(first, sharing), note]
+    if "stacking" in record:
+        stacking = "; ".join(
+            f"{row['model']} {row['ratio']:.2f} times as fast ({row['least_ratio']:.2f}–{row['most_ratio']:.2f})"
+            for row in record["stacking"]
+        )
+        parts.append(
+            f"Candidates in one batch: a pass over {record['stacking'][0]['stacked']} batches at once, against as many "
+            f"passes over one of the size above: {stacking}."
+        )
+    return "\n\n".join([*parts, rows_to_markdown(second, shortlists), digits])
 
 
 def autoslim_cifar(record: dict[str, Any]) -> str:

@@ -29,6 +29,7 @@ from secateur.cli.plan import plan
 from secateur.cli.profile import profile
 from secateur.cli.prune import prune
 from secateur.cli.recipe import recipe
+from secateur.cli.search import search
 from secateur.cli.sensitivity import sensitivity
 from secateur.cli.unpack import unpack
 from secateur.cli.verify import verify
@@ -37,7 +38,7 @@ from secateur.memory import asked_for, ran_out
 
 WRONG_INPUT, STOPPED = 2, 130
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)  # nothing can be written
-CONTINUED = ("compress", "prune", "demo", "sensitivity")  # commands that go on where they were stopped
+CONTINUED = ("compress", "prune", "demo", "sensitivity", "search")  # commands that go on where they were stopped
 
 app = typer.Typer(
     name="secateur",
@@ -65,15 +66,15 @@ def describe(
     """Cut trained convolutional networks to a budget, and prove that the cut is exact.
 
     Start with `secateur demo`. The main job is `secateur prune`; `compress` does it from a recipe that holds all
-    settings. `plan`, `apply`, `verify`, `evaluate` and `export` are its steps one by one; `sensitivity`, `groups`,
-    `profile` and `inspect` show what there is. `pack` stores weights that are mostly zero small, `unpack` makes them
-    dense again.
+    settings, and `search` finds the best widths at every cost. `plan`, `apply`, `verify`, `evaluate` and `export` are
+    the steps of a run one by one; `sensitivity`, `groups`, `profile` and `inspect` show what there is. `pack` stores
+    weights that are mostly zero small, `unpack` makes them dense again.
     """
     del version  # printed before any command is looked for
 
 
 COMMANDS = (
-    *(demo, prune, compress, recipe, sensitivity),
+    *(demo, prune, compress, recipe, search, sensitivity),
     *(plan, apply, verify, evaluate, export),
     *(groups, profile, inspect),
     *(pack, unpack),

@@ -23,7 +23,7 @@ from secateur.cli.options import (
 if TYPE_CHECKING:
     from secateur.compensation import RestoreSettings
     from secateur.cost import Budget
-    from secateur.recipe import DataChoice, Machine, MaxDrop, ModelChoice, Subject
+    from secateur.recipe import DataChoice, Machine, MaxDrop, ModelChoice, Recipe, Subject
 
 
 def model_choice(options: ModelOptions) -> ModelChoice:
@@ -51,6 +51,21 @@ def data_choice(options: DataOptions) -> DataChoice:
         validation_share=options.validation_share,
         train_share=options.train_share,
         download=options.download,
+    )
+
+
+def on_machine(recipe: Recipe, threads: int | None, device: str | None) -> Recipe:
+    """Return a recipe with the threads and the device of the command line, where they are given."""
+    from dataclasses import replace
+
+    place = recipe.machine
+    return replace(
+        recipe,
+        machine=replace(
+            place,
+            threads=place.threads if threads is None else threads,
+            device=place.device if device is None else device,
+        ),
     )
 
 

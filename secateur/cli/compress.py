@@ -56,19 +56,12 @@ def compress(
     from dataclasses import replace
 
     from secateur import recipe as recipes
+    from secateur.cli.choices import on_machine
 
     chosen = recipes.read_recipe(recipe, settings or (), allow_code=allow_code)
     if allow_approximate:
         chosen = replace(chosen, method=recipes.method_from(chosen.method, ["allow_approximate=true"]))
-    place = chosen.machine
-    chosen = replace(
-        chosen,
-        machine=replace(
-            place,
-            threads=place.threads if threads is None else threads,
-            device=place.device if device is None else device,
-        ),
-    )
+    chosen = on_machine(chosen, threads, device)
     if dry_run and as_json:
         show.show_json(chosen.to_json())
         return

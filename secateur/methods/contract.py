@@ -8,7 +8,7 @@ from torch import nn
 
 from secateur.cost import Budget
 from secateur.graph import ChannelGraph, Plan, Proof
-from secateur.record import Evaluation, PrunedWeights, PruningStep, Restoration, TrainResult
+from secateur.record import Evaluation, PrunedWeights, PruningStep, Restoration, TrainResult, WidthSearch
 from secateur.sparse import Masks
 from secateur.training import Store, Task, TrainSettings
 
@@ -27,6 +27,7 @@ class MethodRecord:
         proof: of the whole cut applied to the dense model; each cut on the way was proved too, on the weights it met.
             None where nothing was cut.
         weights: of a method that prunes single weights, what is left of each layer.
+        width_search: of a method that searches for widths, all networks on the way.
         steps: of a method that scores and cuts again and again, what each step saw and left.
         after_cut: validation accuracy after the last cut, before fine-tuning; with what was restored there.
         restored: what came back after each cut without training; none where that was not asked for.
@@ -40,6 +41,7 @@ class MethodRecord:
     phases: tuple[TrainResult, ...] = ()
     proof: Proof | None = None
     weights: PrunedWeights | None = None
+    width_search: WidthSearch | None = None
     steps: tuple[PruningStep, ...] = ()
     after_cut: Evaluation | None = None
     restored: tuple[Restoration, ...] = ()

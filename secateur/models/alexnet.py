@@ -39,6 +39,10 @@ class CaffeAlexNet(nn.Module):
         self.fc7 = nn.Linear(4096, 4096)
         self.drop7 = nn.Dropout(0.5)
         self.fc8 = nn.Linear(4096, num_classes)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         for name, (deviation, bias) in _BEGINS.items():
             layer = self.get_submodule(name)
             nn.init.normal_(layer.get_parameter("weight"), std=deviation)

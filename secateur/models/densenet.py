@@ -86,11 +86,16 @@ class DenseNet(nn.Module):
         self.bn = nn.BatchNorm2d(channels)
         self.select = ChannelSelection(range(channels))
         self.linear = nn.Linear(channels, num_classes)
+        self._scale = scale
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.BatchNorm2d):
-                nn.init.constant_(module.weight, scale)
+                nn.init.constant_(module.weight, self._scale)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -60,13 +60,17 @@ class FCN32s(nn.Module):
             nn.Dropout(),
         )
         self.score = nn.Conv2d(hidden, num_classes, 1)
+        self.register_buffer("kernel", bilinear_kernel(STRIDE), persistent=False)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
         nn.init.zeros_(self.score.weight)
-        self.register_buffer("kernel", bilinear_kernel(STRIDE), persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, num_classes, H, W)."""

@@ -14,6 +14,10 @@ class LeNet300(nn.Module):
         self.fc1 = nn.Linear(784, 300)
         self.fc2 = nn.Linear(300, 100)
         self.fc3 = nn.Linear(100, num_classes)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         for layer in (self.fc1, self.fc2, self.fc3):
             nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
             nn.init.zeros_(layer.bias)
@@ -39,6 +43,10 @@ class LeNet5(nn.Module):
         self.conv2 = nn.Conv2d(20, 50, 5)
         self.fc1 = nn.Linear(800, 500)
         self.fc2 = nn.Linear(500, num_classes)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         for layer in (self.conv1, self.conv2, self.fc1, self.fc2):
             # Caffe's "xavier" draws from ±sqrt(3 / fan in), which is He's uniform rule for a linear
             # activation.

@@ -30,15 +30,25 @@ class MLP(nn.Module):
         layers: list[nn.Module] = []
         for given, made in itertools.pairwise(widths):
             layer = nn.Linear(given, made)
-            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
-            nn.init.zeros_(layer.bias)
+            _begin(layer)
             layers += [layer, nn.ReLU()]
         self.layers = nn.Sequential(*layers[:-1])
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
+        for layer in self.layers:
+            if isinstance(layer, nn.Linear):
+                _begin(layer)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, num_classes)."""
         logits: Tensor = self.layers(x.flatten(1))
         return logits
+
+
+def _begin(layer: nn.Linear) -> None:
+    nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+    nn.init.zeros_(layer.bias)
 
 
 def slimming_mlp(*, width: float = 1.0, num_classes: int = 10) -> MLP:

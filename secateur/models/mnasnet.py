@@ -96,6 +96,10 @@ class MNasNet(nn.Module):
             layers.append(nn.Sequential(*made))
         self.layers = nn.Sequential(*layers, *_convolution(channels, read.last, 1))
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(read.last, num_classes))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -58,6 +58,10 @@ class MobileNetV1(nn.Module):
             channels = width
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(channels, num_classes)
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

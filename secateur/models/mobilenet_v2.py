@@ -87,6 +87,10 @@ class MobileNetV2(nn.Module):
         features.append(_convolution(channels, read.last, 1))
         self.features = nn.Sequential(*features)
         self.classifier = nn.Sequential(nn.Dropout(dropout), nn.Linear(read.last, num_classes))
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -86,11 +86,16 @@ class PreActivationResNet(nn.Module):
         self.bn = nn.BatchNorm2d(third)
         self.select = ChannelSelection(range(third))
         self.linear = nn.Linear(third, num_classes)
+        self._scale = scale
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.BatchNorm2d):
-                nn.init.constant_(module.weight, scale)
+                nn.init.constant_(module.weight, self._scale)
 
     def forward(self, x: Tensor) -> Tensor:
         """Map images (N, C, H, W) to logits (N, num_classes)."""

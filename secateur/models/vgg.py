@@ -25,16 +25,29 @@ VGG19: tuple[Step, ...] = (
 class VGG(nn.Module):
     """A chain of 3×3 convolutions (``features``) and a chain of linear layers (``classifier``)."""
 
-    def __init__(self, features: nn.Sequential, classifier: nn.Sequential) -> None:
-        """Join the two chains; convolutions get He's initialisation by fan out, linear layers N(0, 0.01²)."""
+    def __init__(self, features: nn.Sequential, classifier: nn.Sequential, *, scale: float = 1.0) -> None:
+        """Join the two chains; convolutions get He's initialisation by fan out, linear layers N(0, 0.01²).
+
+        Args:
+            features: convolutions, norms and pooling.
+            classifier: linear layers.
+            scale: that every batch norm begins with.
+        """
         super().__init__()
         self.features = features
         self.classifier = classifier
+        self._scale = scale
+        self.initialise()
+
+    def initialise(self) -> None:
+        """Draw weights as when the network is built."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
             elif isinstance(module, nn.Linear):
                 nn.init.normal_(module.weight, std=0.01)
+            elif isinstance(module, nn.BatchNorm2d):
+                nn.init.constant_(module.weight, self._scale)
             if isinstance(module, nn.Conv2d | nn.Linear) and module.bias is not None:
                 nn.init.zeros_(module.bias)
 
@@ -113,10 +126,7 @@ def slimming_vgg19(*, width: float = 1.0, num_classes: int = 10, in_channels: in
     with a scale of 0.5, as the paper asks for.
     """
     features = _features(scaled_steps(VGG19, width), in_channels, bias=False, batch_norm=True)
-    for module in features:
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.constant_(module.weight, 0.5)
-    return VGG(features, nn.Sequential(nn.Linear(scaled(512, width), num_classes)))
+    return VGG(features, nn.Sequential(nn.Linear(scaled(512, width), num_classes)), scale=0.5)
 
 
 def scaled_steps(steps: Sequence[Step], factor: float, *, multiple: int = 1) -> list[Step]:

@@ -48,6 +48,9 @@ from secateur.recipe.subject import parse_shape as parse_shape
 from secateur.recipe.subject import read_data as read_data
 from secateur.recipe.subject import settle as settle
 from secateur.recipe.subject import shape_in_files as shape_in_files
+from secateur.recipe.width_search import WidthSearchResult as WidthSearchResult
+from secateur.recipe.width_search import picked_recipe as picked_recipe
+from secateur.recipe.width_search import search_widths as search_widths
 
 __all__ = [
     "Applied",
@@ -64,6 +67,7 @@ __all__ = [
     "SensitivityRecipe",
     "SensitivityResult",
     "Subject",
+    "WidthSearchResult",
     "apply_plan",
     "artifact_info",
     "artifact_json",
@@ -83,6 +87,7 @@ __all__ = [
     "method_from",
     "parse_shape",
     "parse_shares",
+    "picked_recipe",
     "plan_without",
     "read_data",
     "read_plan",
@@ -94,6 +99,7 @@ __all__ = [
     "recipe_yaml",
     "require_data",
     "require_proof",
+    "search_widths",
     "settle",
     "shape_in_files",
     "verify_file",

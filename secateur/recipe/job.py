@@ -13,7 +13,7 @@ import torch
 from secateur import record as records
 from secateur.cost import Budget, MinimumWarning
 from secateur.data import DataSource
-from secateur.errors import BudgetError, DataError, SecateurError, TrainingError
+from secateur.errors import BudgetError, DataError, SecateurError, TrainingError, UsageError
 from secateur.graph import ChannelGraph
 from secateur.methods import Compressed
 from secateur.methods.cut_words import nothing_to_cut
@@ -24,15 +24,16 @@ from secateur.recipe.compacting import packed
 from secateur.recipe.lock import locked, refuse_busy
 from secateur.recipe.measuring import Finished, Measured, measure_all
 from secateur.recipe.proving import proved_cut
-from secateur.recipe.rundir import CURVE, FILES, RunDirectory
+from secateur.recipe.rundir import CURVE, FILES, RunDirectory, take_over
 from secateur.recipe.searching import first_budget, search_budget
 from secateur.recipe.settings import Recipe
 from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
+from secateur.recipe.width_default import beside_default
 from secateur.recipe.writing import write_compressed, write_dense, write_model
 from secateur.record import RunLog, RunRecord, TrainResult, environment, write_record
-from secateur.report import write_pruning_steps, write_report, write_weight_figures
+from secateur.report import write_front, write_pruning_steps, write_report, write_weight_figures
 from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
-from secateur.training.devices import memory_named
+from secateur.training.devices import memory_named, wait_for_all
 from secateur.wording import counted
 
 
@@ -58,6 +59,7 @@ def compress(
     force: bool = False,
     command: Sequence[str] = (),
     progress: Progress | None = None,
+    begun_in: Path | None = None,
 ) -> RunResult:
     """Train where asked for, cut, fine-tune, prove, export and measure; a run that was killed goes on.
 
@@ -67,6 +69,8 @@ def compress(
         force: start over if it is of another run.
         command: the words that started this, for the record.
         progress: where to show how it goes.
+        begun_in: another run directory, whose training of the dense model or super-net, and whose search, count as
+            done here.
 
     Raises:
         SecateurError: anything wrong with the recipe, the model, the data or the folder, before work starts where it
@@ -76,21 +80,26 @@ def compress(
     model, data = fingerprinted(recipe.model, recipe.data, recipe.machine)
     recipe = replace(recipe, model=model, data=data)
     place = RunDirectory(Path(out))
+    if begun_in is not None and place.folder.resolve() == begun_in.resolve():
+        raise UsageError(f"{out} is the folder of the search; give the picked network one of its own with --out")
     refuse_busy(place.folder)
     finished = place.enter(recipe, force=force)
     if finished is not None:
         return RunResult(place.folder, finished, was_complete=True)
-    job = _Job.prepare(recipe, place, progress or Quiet())
+    job = Job.prepare(recipe, place, progress or Quiet())
     # Of several processes that train together the first one stands for all.
     with locked(place.folder) if join_processes().first else contextlib.nullcontext():
         finished = place.enter(recipe, force=force)  # another process may have been faster
         if finished is not None:
             return RunResult(place.folder, finished, was_complete=True)
         place.begin(recipe, force=force)
+        if begun_in is not None and join_processes().first:
+            take_over(place.checkpoint, RunDirectory(begun_in).checkpoint)
+        wait_for_all(join_processes())
         return RunResult(place.folder, _logged(job, tuple(command)))
 
 
-def _logged(job: "_Job", command: tuple[str, ...]) -> RunRecord:
+def _logged(job: "Job", command: tuple[str, ...]) -> RunRecord:
     """Run the job; its log says how it began and ended."""
     job.log.append("begin", command=list(command))
     try:
@@ -106,8 +115,8 @@ def _logged(job: "_Job", command: tuple[str, ...]) -> RunRecord:
 
 
 @dataclass(frozen=True)
-class _Job:
-    """One run, everything checked."""
+class Job:
+    """One run, everything checked; only for this package."""
 
     recipe: Recipe
     place: RunDirectory
@@ -119,7 +128,7 @@ class _Job:
     log: RunLog
 
     @classmethod
-    def prepare(cls, recipe: Recipe, place: RunDirectory, progress: Progress) -> "_Job":
+    def prepare(cls, recipe: Recipe, place: RunDirectory, progress: Progress) -> "Job":
         """Read and build everything, and decide once, so that whatever cannot work fails before work starts."""
         device = settle(recipe.machine)
         data = read_data(recipe.data, recipe.machine, model=recipe.model.spec)
@@ -157,13 +166,7 @@ class _Job:
         store = Store(self.place.checkpoint)
         for note in self.subject.notes:
             self.tell(note)
-        phases: tuple[TrainResult, ...] = ()
-        if self.recipe.train_epochs:
-            begun = store.phase("dense").load()
-            if begun is None or not begun.state.done:
-                self.tell(f"training the dense model: {counted(self.recipe.train_epochs, 'epoch')}")
-            phases = (store.train("dense", self.task, self.subject.model, epochs=self.recipe.train_epochs),)
-            write_dense(self.place, self.recipe, self.subject, self.data)
+        phases = self.dense(store)
         dense = self.task.evaluate(self.subject.model)
         if math.isnan(dense.loss):
             raise TrainingError(
@@ -207,6 +210,8 @@ class _Job:
             record = replace(record, notes=(*record.notes, *search.notes), files={**record.files, **curve})
         drawn = write_pruning_steps(self.place.folder, compressed.record.steps, record)
         drawn |= write_weight_figures(self.place.folder, record)
+        if record.width_search is not None:
+            drawn |= write_front(self.place.folder, record.width_search)
         record = replace(record, files={**record.files, **drawn})
         written = write_report(self.place.folder, record, compressed.plan)
         if FILES["figure"] in written:
@@ -214,6 +219,17 @@ class _Job:
         # Last of all: a folder with a record is complete.
         write_record(self.place.path("record"), record)
         return record
+
+    def dense(self, store: Store) -> tuple[TrainResult, ...]:
+        """Train the dense model where that is asked for."""
+        if not self.recipe.train_epochs:
+            return ()
+        begun = store.phase("dense").load()
+        if begun is None or not begun.state.done:
+            self.tell(f"training the dense model: {counted(self.recipe.train_epochs, 'epoch')}")
+        trained = store.train("dense", self.task, self.subject.model, epochs=self.recipe.train_epochs)
+        write_dense(self.place, self.recipe, self.subject, self.data)
+        return (trained,)
 
     def compress(self, store: Store, budget: Budget | None) -> Compressed:
         """Cut, prove, and fine-tune or train the control."""
@@ -281,6 +297,7 @@ class _Job:
                 drift_of_output=proof.drift_of_output,
             ),
             weights=compressed.record.weights,
+            width_search=beside_default(self.recipe, self.data, compressed.record.width_search),
             agreement=measured.agreement,
             prunable_share_of_macs=None if pruned else self.graph.prunable_share_of_macs(allow_approximate=allowed),
             locked={

@@ -1,6 +1,7 @@
 """The run directory: which files a job writes, whose run a folder holds, and how to start over."""
 
 import contextlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,12 +9,12 @@ from typing import Any
 import yaml
 
 from secateur.errors import ArtifactError, UsageError
-from secateur.files import write_text
+from secateur.files import whole_file, write_text
 from secateur.recipe.differences import first_difference
 from secateur.recipe.lock import LOCK
 from secateur.recipe.settings import RECIPE, Recipe
 from secateur.record import RunRecord, read_record, with_defaults
-from secateur.report import STEP_FILES, WEIGHT_FILES
+from secateur.report import FRONT_FILES, STEP_FILES, WEIGHT_FILES
 
 MARK = "# secateur run, format 1. Written by secateur; the command that began the run continues or repeats it.\n"
 
@@ -33,6 +34,7 @@ FILES = {
     "onnx": "model.onnx",
     "report": "report.md",
     "figure": "report.png",
+    **FRONT_FILES,
     **STEP_FILES,
     **WEIGHT_FILES,
 }
@@ -42,6 +44,9 @@ CURVE = ("search", "tradeoff", "tradeoff_png", "tradeoff_svg")
 """Those of :data:`FILES` that only the search for the smallest model writes."""
 
 CHECKPOINT = "checkpoint"
+
+SHARED = (("phases", "dense"), ("phases", "supernet"), ("data", "front"))
+"""What runs with different budgets have in common in their stores: dense model, super-net, and the way down of it."""
 
 CHANGED = {
     "model.weights_fingerprint": "the weight file",
@@ -167,6 +172,23 @@ class RunDirectory:
             if all((self.folder / name).exists() for name in record.files.values()):
                 return record
         return None
+
+
+def take_over(checkpoint: Path, earlier: Path) -> None:
+    """Copy what another run's store knows and this one's does not, of what does not depend on the budget.
+
+    Args:
+        checkpoint: folder of this run's store.
+        earlier: of the other one.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    for kind, name in SHARED:
+        source, target = (folder / kind / f"{name}.safetensors" for folder in (earlier, checkpoint))
+        if source.exists() and not target.exists():
+            with whole_file(target) as temporary:
+                shutil.copyfile(source, temporary)
 
 
 def recipe_yaml(recipe: Recipe) -> str:

@@ -31,6 +31,12 @@ from secateur.record.restoration import RestoreStep as RestoreStep
 from secateur.record.run import RunRecord as RunRecord
 from secateur.record.run import read_record as read_record
 from secateur.record.run import write_record as write_record
+from secateur.record.width_search import FrontPoint as FrontPoint
+from secateur.record.width_search import JointNetwork as JointNetwork
+from secateur.record.width_search import UniformNetwork as UniformNetwork
+from secateur.record.width_search import WidthSearch as WidthSearch
+from secateur.record.width_search import read_width_search as read_width_search
+from secateur.record.width_search import write_width_search as write_width_search
 
 __all__ = [
     "MEAN_IOU",
@@ -40,8 +46,10 @@ __all__ = [
     "Environment",
     "EpochMeasurement",
     "Evaluation",
+    "FrontPoint",
     "Histogram",
     "ImageLayer",
+    "JointNetwork",
     "Latency",
     "LayerHistograms",
     "LayerWeights",
@@ -56,12 +64,16 @@ __all__ = [
     "RunRecord",
     "SparseFile",
     "TrainResult",
+    "UniformNetwork",
     "WeightScan",
+    "WidthSearch",
     "environment",
     "read_log",
     "read_record",
     "read_steps",
+    "read_width_search",
     "with_defaults",
     "write_record",
     "write_steps",
+    "write_width_search",
 ]

@@ -11,6 +11,7 @@ from secateur.record.measurements import STRICT, Agreement, Measurement, Proof, 
 from secateur.record.pruned_weights import PrunedWeights
 from secateur.record.restoration import Restoration
 from secateur.record.strict_json import read_json, write_json
+from secateur.record.width_search import WidthSearch
 
 FORMAT = 1  # of record.json; another number is refused
 
@@ -32,6 +33,7 @@ class RunRecord:
     restored: tuple[Restoration, ...] = ()  # after each cut, without training; none where that was not asked for
     proof: Proof | None = None
     weights: PrunedWeights | None = None  # of a method that prunes single weights
+    width_search: WidthSearch | None = None  # of a method that searches for widths
     agreement: Agreement | None = None  # of the ONNX file with torch, on the test split
     prunable_share_of_macs: float | None = None  # the most that could be cut, with one unit left in every group
     locked: dict[str, str] = field(default_factory=dict)  # group → why it could not be cut

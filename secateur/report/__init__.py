@@ -3,6 +3,11 @@
 from secateur.report.curves import sensitivity_facts as sensitivity_facts
 from secateur.report.curves import sensitivity_grid as sensitivity_grid
 from secateur.report.curves import write_curves as write_curves
+from secateur.report.front import FRONT_FILES as FRONT_FILES
+from secateur.report.front import front_facts as front_facts
+from secateur.report.front import front_grid as front_grid
+from secateur.report.front import widths_grid as widths_grid
+from secateur.report.front import write_front as write_front
 from secateur.report.grid import Grid as Grid
 from secateur.report.grid import print_facts as print_facts
 from secateur.report.grid import print_grid as print_grid
@@ -33,6 +38,7 @@ from secateur.report.why import why_json as why_json
 from secateur.report.why import why_text as why_text
 
 __all__ = [
+    "FRONT_FILES",
     "MODELS",
     "STEP_FILES",
     "WEIGHT_FILES",
@@ -41,6 +47,8 @@ __all__ = [
     "artifact_facts",
     "artifact_grid",
     "cost_grid",
+    "front_facts",
+    "front_grid",
     "groups_grid",
     "limits",
     "plan_facts",
@@ -59,7 +67,9 @@ __all__ = [
     "sensitivity_grid",
     "why_json",
     "why_text",
+    "widths_grid",
     "write_curves",
+    "write_front",
     "write_pruning_steps",
     "write_report",
     "write_tradeoff",

@@ -8,6 +8,7 @@ from secateur.files import write_text
 from secateur.graph import Plan
 from secateur.record import TOP1, RunRecord, TrainResult
 from secateur.report.figure import write_figure
+from secateur.report.front import front_section
 from secateur.report.grid import Grid
 from secateur.report.pruned_weights import pruned_sections
 from secateur.report.restored import error_grid, restored_grid
@@ -57,6 +58,7 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
         *_weights(record),
         *_left_alone(record),
         *_search(record),
+        *front_section(record),
         *_steps(record),
         *(_phase(phase) for phase in record.phases if phase.epochs),
         "## Where it ran",

@@ -42,7 +42,9 @@ def widened(
     (:func:`secateur.slimmable.plan_of` of the old sizes) gives the old network bit for bit. Until it is trained the
     wide network computes something else than the old one, because its new units are not silent.
 
-    New entries are what ``reset_parameters`` of their layer's class gives to a layer of the new size. Entries of
+    New entries are what the network draws when it is built, where it says so in a method ``initialise`` as those of
+    :mod:`secateur.models` do, and otherwise what ``reset_parameters`` of their layer's class gives to a layer of the
+    new size. Entries of
     modules without it (a bare parameter, a layer scale) are drawn from the old entries of the same tensor, so that what
     was constant stays constant.
 
@@ -183,6 +185,7 @@ def _layers(stored: Mapping[str, StoredTensor]) -> list[tuple[nn.Module, dict[st
 def _fill(wide: nn.Module, stored: Mapping[str, StoredTensor], back: Plan, seed: int) -> None:
     """Put old entries where ``back`` keeps them, and new ones elsewhere."""
     tensors = stored_tensors(wide)
+    begun = _begun(wide, seed)
     first = next(iter(tensors.values())).tensor.device
     done: set[str] = set()
     with torch.no_grad(), own_random_numbers(first) as generators:
@@ -198,13 +201,38 @@ def _fill(wide: nn.Module, stored: Mapping[str, StoredTensor], back: Plan, seed:
             fresh = _fresh(module)
             for attribute, name in changed.items():
                 old, new = stored[name].tensor.detach(), tensors[name].tensor.detach()
-                if fresh is not None:
+                if name in begun:
+                    new.copy_(begun[name])
+                elif fresh is not None:
                     new.copy_(getattr(fresh, attribute))
                 else:
                     drawn = torch.randint(old.numel(), (new.numel(),), generator=generator_for(seed, "widened", name))
                     new.copy_(old.flatten()[drawn.to(old.device)].view(new.shape))
                 _put(new, old, back.cuts_of[name])
                 done.add(name)
+
+
+def _begun(wide: nn.Module, seed: int) -> dict[str, Tensor]:
+    """Return what a network that has a method ``initialise`` draws with it, as when it is built, by name."""
+    if not any(callable(getattr(module, "initialise", None)) for module in wide.modules()):
+        return {}
+    begun = copy_model(wide, {})
+    entries = stored_tensors(begun)
+    with torch.no_grad(), own_random_numbers(next(iter(entries.values())).tensor.device) as generators:
+        for entry in entries.values():
+            if entry.tensor.is_floating_point():
+                entry.tensor.fill_(torch.nan)  # which tells what is drawn
+        for path, module in reversed(list(begun.named_modules())):  # what is inside before what is around it
+            draw = getattr(module, "initialise", None)
+            if callable(draw):
+                for generator in generators:
+                    generator.manual_seed(derive_seed(seed, "widened", path, "initialise"))
+                draw()
+        return {
+            name: entry.tensor.detach()
+            for name, entry in stored_tensors(begun).items()
+            if entry.tensor.is_floating_point() and not bool(entry.tensor.isnan().any())
+        }
 
 
 def _fresh(module: nn.Module) -> nn.Module | None:

@@ -9,6 +9,7 @@ COMMANDS = (
     "demo",
     "prune",
     "compress",
+    "search",
     "sensitivity",
     "plan",
     "apply",

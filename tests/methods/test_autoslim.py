@@ -18,6 +18,7 @@ from secateur.methods.autoslim import Front
 from secateur.methods.autoslim.baseline import uniform_multiplier, uniform_within
 from secateur.methods.autoslim.redrawing import redrawn
 from secateur.methods.autoslim.samples import SearchBatches
+from secateur.models import build_model
 from secateur.slimmable import plan_of, width_space
 from secateur.training import Store, SupervisedTask, TrainSettings
 
@@ -63,6 +64,17 @@ def test_the_phases_and_the_uniform_network_beside(task: SupervisedTask, tmp_pat
     assert graph.macs(plan_of(graph, widths)) <= chosen.macs
     assert done.record.after_cut is not None
     assert done.record.trained_between_cuts
+    search = done.record.width_search
+    assert search is not None
+    assert search.front[search.chosen].macs == chosen.macs == search.front[-1].macs
+    uniform = search.uniform_beside(search.chosen)
+    assert uniform is not None
+    assert (uniform.multiplier, uniform.widths) == (multiplier, widths)
+    assert uniform.trained is not None
+    assert f"{100 * uniform.trained.score:.2f} %" in told
+    assert [one.trained is not None for one in search.uniform].count(True) == 1
+    assert search.uniform[0].multiplier == 1
+    assert search.uniform[0].accuracy == search.front[0].accuracy  # the widest beside itself
 
 
 def test_random_weights_leave_nothing_of_the_supernet_and_the_other_start_does(task: SupervisedTask) -> None:
@@ -86,6 +98,12 @@ def test_networks_of_several_budgets_are_trained_together(task: SupervisedTask, 
     done = method.compress(small(), task, Budget(macs=0.6), store=Store(tmp_path))
     assert [phase.phase for phase in done.record.phases] == ["supernet", "joint", "uniform"]
     assert any("trained together with it: the network of" in note for note in done.record.notes)
+    search = done.record.width_search
+    assert search is not None
+    (other,) = search.joint
+    assert other.budget == 0.3
+    assert other.trained is not None
+    assert search.front[other.point].macs <= 0.3 * search.front[0].macs < search.front[other.point - 1].macs
     graph = trace(done.model, task.example_inputs)
     assert graph.macs() == trace(small(), task.example_inputs).macs(done.plan)
     again = method.compress(small(), task, Budget(macs=0.6), store=Store(tmp_path))
@@ -117,6 +135,29 @@ def test_weights_are_drawn_by_layer_and_seed() -> None:
     bare = nn.Sequential(nn.Linear(2, 2))
     bare.extra = nn.Parameter(torch.ones(2))
     assert redrawn(bare, 0) == ["extra"]
+
+
+def test_networks_of_ours_begin_anew_as_when_they_are_built() -> None:
+    for name in ("resnet20-b", "lenet5", "vgg19-slimming", "densenet40", "mobilenet-v2-cifar", "mlp-500-300"):
+        torch.manual_seed(3)
+        model, again = build_model(name), build_model(name)
+        assert redrawn(again, 7) == []
+        for (key, one), other in zip(model.named_parameters(), again.parameters(), strict=True):
+            if one.dim() > 1 and one.numel() >= 400:
+                assert not torch.equal(one, other)
+                assert float(other.detach().std() / one.detach().std()) == pytest.approx(1, abs=0.2), (name, key)
+            elif one.dim() == 1 and ".bn" in key:
+                torch.testing.assert_close(one, other, rtol=0, atol=0)
+    # Half as wide, by He's rule the deviation is √2 times as large: it is that of the narrow network, not of the wide.
+    narrow = apply(build_model("resnet20-b"), _halved(), verify_with=None)
+    redrawn(narrow, 0)
+    weight = narrow.layer3[1].conv2.weight.detach()
+    assert float(weight.std()) == pytest.approx((2 / (weight.shape[1] * 9)) ** 0.5, rel=0.05)
+
+
+def _halved() -> Any:
+    graph = trace(build_model("resnet20-b"), torch.zeros(2, 3, 32, 32))
+    return plan_of(graph, {"layer3.1.conv1": 32})
 
 
 def test_batches_of_the_search_are_put_together(task: SupervisedTask) -> None:

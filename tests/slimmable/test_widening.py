@@ -149,3 +149,13 @@ def test_mistakes_are_refused_in_a_sentence() -> None:
         widened(tiny_residual(), photos(), 0.5)
     with pytest.raises(SurgeryError, match="selects channels by lists of their numbers"):
         widened(build_model("densenet40"), torch.zeros(2, 3, 32, 32))
+
+
+def test_new_units_begin_as_their_network_does() -> None:
+    torch.manual_seed(0)
+    wide = widened(build_model("resnet20-b"), torch.zeros(2, 3, 32, 32), 2.0)
+    new = wide.layer3[1].conv2.weight.detach()[64:]
+    assert new.shape == (64, 128, 3, 3)
+    assert float(new.std()) == pytest.approx((2 / (128 * 9)) ** 0.5, rel=0.05)  # He's rule for the wide layer
+    assert torch.equal(wide.layer3[1].bn2.weight.detach(), torch.ones(128))
+    assert torch.equal(wide.layer3[1].bn2.running_mean, torch.zeros(128))

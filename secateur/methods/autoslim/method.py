@@ -13,12 +13,13 @@ from secateur.graph import ChannelGraph, Plan, apply
 from secateur.methods.autoslim.baseline import uniform_within
 from secateur.methods.autoslim.front import Configuration
 from secateur.methods.autoslim.settings import FINETUNE, SUPERNET, Start, space_of
-from secateur.methods.autoslim.stages import Searched, searched
+from secateur.methods.autoslim.stages import searched
 from secateur.methods.autoslim.training_found import trained_alone, trained_jointly, trained_uniform
 from secateur.methods.contract import Compressed, Progress, Reduces
 from secateur.methods.cut_words import nothing_to_cut, require_budget
 from secateur.methods.running import MethodRun, silent
 from secateur.names import unknown_name
+from secateur.record import WidthSearch
 from secateur.slimmable import Sandwich, WidthSpace, enlarge_primitive_cache, plan_of
 from secateur.training import Store, Task, TrainSettings
 
@@ -125,6 +126,50 @@ class AutoSlim:
         self, model: nn.Module, task: Task, budget: Budget | None, *, store: Store, progress: Progress | None = None
     ) -> Compressed:
         """See :class:`secateur.methods.Method`; ``model`` is the super-net."""
+        run = self._begun(model, task, budget, store, progress)
+        supernet = self._supernet(run)
+        found = searched(run, self, supernet)
+        run.notes.append(found.in_words())
+        small, plan = self._cut(run, supernet, found.chosen)
+        done = run.finished(small, plan, 0)
+        run.notes += self._departures()
+        model, search = done.model, found.recorded(run.graph, self.joint)
+        if self.finetune_epochs:
+            if self.joint:
+                model, others = trained_jointly(run, self, found)
+                trained = [replace(one, trained=result) for one, result in zip(search.joint, others, strict=True)]
+                search = replace(search, joint=tuple(trained))
+            else:
+                trained_alone(run, self, model)
+            if self.uniform:
+                result = trained_uniform(run, self, supernet, found)
+                uniform = [replace(u, trained=result) if u.beside == search.chosen else u for u in search.uniform]
+                search = replace(search, uniform=tuple(uniform))
+        record = replace(done.record, phases=tuple(run.phases), notes=tuple(run.notes), width_search=search)
+        return replace(done, model=model, record=record)
+
+    def search(
+        self, model: nn.Module, task: Task, budget: Budget | None, *, store: Store, progress: Progress | None = None
+    ) -> WidthSearch:
+        """Only train the super-net and search it down to the budgets; :meth:`compress` goes on from there.
+
+        Args:
+            model: the super-net, which stays as it was.
+            task: trains and evaluates it.
+            budget: of the chosen network; the search ends where this and those of ``joint`` are held.
+            store: of the run, which may be the one that :meth:`compress` goes on with.
+            progress: told what is being done.
+
+        Raises:
+            BudgetError: the budget cannot be met.
+            TrainingError: the loss is not finite, or the store belongs to another run.
+        """
+        run = self._begun(model, task, budget, store, progress)
+        return searched(run, self, self._supernet(run)).recorded(run.graph, self.joint)
+
+    def _begun(
+        self, model: nn.Module, task: Task, budget: Budget | None, store: Store, progress: Progress | None
+    ) -> MethodRun:
         enlarge_primitive_cache()
         run = MethodRun(
             method=self.name,
@@ -141,21 +186,7 @@ class AutoSlim:
         )
         if self.decide(run.graph, model, budget).is_empty:  # what cannot be met is not begun
             raise BudgetError(nothing_to_cut(budget))
-        supernet = self._supernet(run)
-        found = self._searched(run, supernet)
-        small, plan = self._cut(run, supernet, found.chosen)
-        done = run.finished(small, plan, 0)
-        run.notes += self._departures()
-        model = done.model
-        if self.finetune_epochs:
-            if self.joint:
-                model = trained_jointly(run, self, found)
-            else:
-                trained_alone(run, self, model)
-            if self.uniform:
-                run.notes.append(trained_uniform(run, self, supernet, found))
-        record = replace(done.record, phases=tuple(run.phases), notes=tuple(run.notes))
-        return replace(done, model=model, record=record)
+        return run
 
     def _supernet(self, run: MethodRun) -> nn.Module:
         """Return a copy of the model that was trained at all widths."""
@@ -171,11 +202,6 @@ class AutoSlim:
         )
         run.train("supernet", supernet, self.supernet_epochs, settings=self.supernet, step=step, between_cuts=True)
         return supernet
-
-    def _searched(self, run: MethodRun, supernet: nn.Module) -> Searched:
-        found = searched(run, self, supernet)
-        run.notes.append(found.in_words())
-        return found
 
     def _cut(self, run: MethodRun, supernet: nn.Module, chosen: Configuration) -> tuple[nn.Module, Plan]:
         """Cut the super-net to what was found, and measure its batch norms anew."""

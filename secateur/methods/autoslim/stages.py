@@ -17,12 +17,26 @@ from secateur.methods.autoslim.samples import SearchBatches
 from secateur.methods.autoslim.searching import Speed
 from secateur.methods.cut_words import nothing_to_cut
 from secateur.methods.running import MethodRun
+from secateur.record import FrontPoint, JointNetwork, UniformNetwork, WidthSearch
+from secateur.wording import counted
 
 if TYPE_CHECKING:
     from secateur.methods.autoslim.method import AutoSlim
 
 FRONT, UNIFORM = "front", "uniform-estimate"
-"""Names in the store: all configurations so far, and what the super-net says of the uniform network."""
+"""Names in the store: all configurations so far, and what the super-net says of uniform networks."""
+
+BESIDE = 8
+"""Places on the front, evenly spread over its multiply-adds, beside which a uniform network is looked at."""
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """A network of one width multiplier with as many multiply-adds as a network of the front at most."""
+
+    beside: int  # which one
+    multiplier: float
+    network: Configuration
 
 
 @dataclass(frozen=True)
@@ -33,15 +47,46 @@ class Searched:
         front: every configuration on the way.
         chosen: the one of the budget.
         others: those of further budgets, in their order.
-        multiplier: of the uniform network with as many multiply-adds as the chosen one at most.
-        uniform: that network, with what the super-net gives at its widths.
+        uniforms: networks of one width multiplier, with what the super-net gives at their widths; the first stands
+            beside the chosen one.
     """
 
     front: Front
     chosen: Configuration
     others: tuple[Configuration, ...]
-    multiplier: float
-    uniform: Configuration
+    uniforms: tuple[Uniform, ...]
+
+    @property
+    def multiplier(self) -> float:
+        """Of the uniform network beside the chosen one."""
+        return self.uniforms[0].multiplier
+
+    @property
+    def uniform(self) -> Configuration:
+        """The uniform network beside the chosen one."""
+        return self.uniforms[0].network
+
+    def recorded(self, graph: ChannelGraph, joint: Sequence[float] = ()) -> WidthSearch:
+        """Return all of it as a record.
+
+        Args:
+            graph: of the super-net.
+            joint: the further budgets, shares of its multiply-adds.
+        """
+        points = self.front.configurations
+        uniforms = sorted(self.uniforms, key=lambda one: one.beside)
+        return WidthSearch(
+            fingerprint=self.front.fingerprint,
+            samples=points[0].samples,
+            sizes={name: graph.group(name).size for name in points[0].widths},
+            front=tuple(map(_point, points)),
+            chosen=points.index(self.chosen),
+            uniform=tuple(map(_uniform, uniforms)),
+            joint=tuple(
+                JointNetwork(budget=share, point=points.index(one))
+                for share, one in zip(joint, self.others, strict=True)
+            ),
+        )
 
     def in_words(self) -> str:
         """Compare the chosen network with the uniform one."""
@@ -63,7 +108,8 @@ def searched(run: MethodRun, method: "AutoSlim", supernet: nn.Module) -> Searche
         TrainingError: the store belongs to another run.
     """
     assert run.budget is not None
-    made_for = run.made_for(run.budget, run.graph.plan({})) | {"joint": list(method.joint)}
+    # The way down is the same for every budget, so another run's may be gone on with.
+    made_for = run.made_for(None, run.graph.plan({}))
     budgets = [run.budget, *(Budget(macs=share) for share in method.joint)]
     limits = [budget.limits(run.graph) for budget in budgets]
     # The decision comes first, by which a finished run of another job is told.
@@ -99,31 +145,75 @@ def searched(run: MethodRun, method: "AutoSlim", supernet: nn.Module) -> Searche
     found = [_first(begun, one) for one in limits]
     if found[0] == begun.configurations[0]:
         raise BudgetError(nothing_to_cut(run.budget))
-    multiplier, widths = uniform_multiplier(run.graph, method.space(run.graph), found[0].macs)
-    uniform = _estimated(run, method, supernet, batches, widths)
-    return Searched(begun, found[0], tuple(found[1:]), multiplier, uniform)
+    return Searched(begun, found[0], tuple(found[1:]), _uniforms(run, method, supernet, batches, begun, found))
 
 
-def _estimated(
-    run: MethodRun, method: "AutoSlim", supernet: nn.Module, batches: SearchBatches, widths: dict[str, int]
-) -> Configuration:
-    made_for: dict[str, JsonValue] = run.made_for(run.budget, run.graph.plan({})) | {"widths": dict(widths)}
-    known = run.decisions.recalled(UNIFORM, made_for)
-    if known is None:
-        found = estimate(supernet, batches, widths, graph=run.graph, allow_approximate=method.allow_approximate)
-        front = Front(fingerprint=run.graph.fingerprint, configurations=(found,))
-        run.store.keep(UNIFORM, {"made_for": made_for, "front": front.to_json()})
-        return found
-    return Front.from_json(known["front"]).configurations[0]
+def _uniforms(
+    run: MethodRun,
+    method: "AutoSlim",
+    supernet: nn.Module,
+    batches: SearchBatches,
+    front: Front,
+    found: Sequence[Configuration],
+) -> tuple[Uniform, ...]:
+    """Return uniform networks beside those of the budgets, and beside some on the way to the lowest of them."""
+    points = front.configurations
+    asked = [points.index(one) for one in found]
+    places = list(dict.fromkeys([*asked, *_spread([one.macs for one in points[: max(asked) + 1]], BESIDE)]))
+    space = method.space(run.graph)
+    wanted = [uniform_multiplier(run.graph, space, points[place].macs) for place in places]
+    widths: list[JsonValue] = [dict(entry) for _, entry in wanted]
+    made_for = run.made_for(None, run.graph.plan({}))
+    entry = run.store.recall(UNIFORM)
+    if entry is not None and isinstance(entry.values, dict) and entry.values.get("widths") == widths:
+        known = run.decisions.recalled(UNIFORM, made_for)
+        assert known is not None
+        networks = Front.from_json(known["front"]).configurations
+    else:
+        run.tell(f"search: {counted(len(places), 'uniform network')} beside")
+        networks = tuple(
+            estimate(supernet, batches, entry, graph=run.graph, allow_approximate=method.allow_approximate)
+            for _, entry in wanted
+        )
+        kept = Front(fingerprint=run.graph.fingerprint, configurations=networks)
+        run.store.keep(UNIFORM, {"made_for": made_for, "widths": widths, "front": kept.to_json()})
+    return tuple(
+        Uniform(place, multiplier, network)
+        for place, (multiplier, _), network in zip(places, wanted, networks, strict=True)
+    )
+
+
+def _spread(macs: Sequence[int], number: int) -> list[int]:
+    """Return the places of a falling sequence that are nearest to evenly spaced values between its ends."""
+    steps = [macs[-1] + (macs[0] - macs[-1]) * part / number for part in range(number, -1, -1)]
+    return [min(range(len(macs)), key=lambda place, goal=goal: abs(macs[place] - goal)) for goal in steps]  # type: ignore[misc]
+
+
+def _point(one: Configuration) -> FrontPoint:
+    return FrontPoint(
+        widths=dict(one.widths),
+        accuracy=one.accuracy,
+        macs=one.macs,
+        params=one.params,
+        size_bytes=one.size_bytes,
+        activation_bytes=one.activation_bytes,
+        latency_ms=one.latency_ms,
+        removed=one.removed,
+    )
+
+
+def _uniform(one: Uniform) -> UniformNetwork:
+    return UniformNetwork(
+        beside=one.beside,
+        multiplier=one.multiplier,
+        widths=dict(one.network.widths),
+        accuracy=one.network.accuracy,
+        macs=one.network.macs,
+        params=one.network.params,
+    )
 
 
 def _first(front: Front, limits: dict[str, float]) -> Configuration:
     found = front.meeting(limits)
     assert found is not None  # the search ends only there
     return found
-
-
-def widths_beside(graph: ChannelGraph, configurations: Sequence[Configuration]) -> list[tuple[str, int, list[int]]]:
-    """Return (group, its units in the widest network, its units in each configuration) for the groups searched."""
-    names = configurations[0].widths if configurations else ()
-    return [(name, graph.group(name).size, [one.widths[name] for one in configurations]) for name in names]

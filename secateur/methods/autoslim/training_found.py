@@ -9,6 +9,7 @@ from secateur.methods.autoslim.redrawing import redrawn
 from secateur.methods.autoslim.stages import Searched
 from secateur.methods.running import MethodRun
 from secateur.randomness import derive_seed
+from secateur.record import Evaluation
 from secateur.slimmable import Sandwich, SwitchableNorms, plan_of, post_statistics
 from secateur.wording import counted
 
@@ -26,10 +27,13 @@ def trained_alone(run: MethodRun, method: "AutoSlim", small: nn.Module) -> None:
     run.train(ALONE, small, method.finetune_epochs)
 
 
-def trained_jointly(run: MethodRun, method: "AutoSlim", found: Searched) -> nn.Module:
-    """Train the networks of all budgets as one with norms of each one's own, and return the one of the budget.
+def trained_jointly(run: MethodRun, method: "AutoSlim", found: Searched) -> tuple[nn.Module, list[Evaluation]]:
+    """Train the networks of all budgets as one with norms of each one's own.
 
     Each step trains all of them; the largest learns the labels, the others learn from it.
+
+    Returns:
+        The network of the budget, and how well those of the further budgets do on the validation split.
     """
     wide = apply(run.model, run.graph.plan({}), verify_with=None)
     _begin_anew(run, method, wide, JOINTLY)
@@ -46,17 +50,19 @@ def trained_jointly(run: MethodRun, method: "AutoSlim", found: Searched) -> nn.M
         allow_approximate=method.allow_approximate,
     )
     run.train(JOINTLY, norms, method.finetune_epochs, step=step)
+    results = []
     for number, one in enumerate(chosen[1:], start=1):
         plan = plan_of(run.graph, one.widths, allow_approximate=method.allow_approximate)
         result = run.evaluated(f"joint-{number}", norms.cut(number), plan)
+        results.append(result)
         run.notes.append(
             f"trained together with it: the network of {one.macs:,} MACs (macs {method.joint[number - 1]:g}), "
             f"validation {result.score_name} {100 * result.score:.2f} %"
         )
-    return norms.cut(0)
+    return norms.cut(0), results
 
 
-def trained_uniform(run: MethodRun, method: "AutoSlim", supernet: nn.Module, found: Searched) -> str:
+def trained_uniform(run: MethodRun, method: "AutoSlim", supernet: nn.Module, found: Searched) -> Evaluation:
     """Train the network of one width multiplier just as the found one, alone, and return how well it does."""
     plan = plan_of(run.graph, found.uniform.widths, allow_approximate=method.allow_approximate)
     small = apply(supernet, plan, verify_with=None)
@@ -67,11 +73,12 @@ def trained_uniform(run: MethodRun, method: "AutoSlim", supernet: nn.Module, fou
         small.load_state_dict(statistics, strict=False)
     run.train(BASELINE, small, method.finetune_epochs)
     result = run.evaluated("uniform-trained", small, plan)
-    return (
+    run.notes.append(
         f"the uniform width multiplier {found.multiplier:.3f}, trained alone for "
         f"{counted(method.finetune_epochs, 'epoch')} with the same settings: {found.uniform.macs:,} MACs, validation "
         f"{result.score_name} {100 * result.score:.2f} %"
     )
+    return result
 
 
 def _begin_anew(run: MethodRun, method: "AutoSlim", model: nn.Module, name: str) -> None:

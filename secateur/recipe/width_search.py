@@ -1,0 +1,181 @@
+"""Searching a super-net for widths in a folder that can be continued, and picking a network of its front."""
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from secateur.cost import Budget
+from secateur.errors import ArtifactError, BudgetError, SecateurError, UsageError
+from secateur.methods import AutoSlim
+from secateur.recipe.job import Job
+from secateur.recipe.lock import locked, refuse_busy
+from secateur.recipe.reading import recipe_from
+from secateur.recipe.rundir import FILES, MARK, RunDirectory
+from secateur.recipe.settings import Recipe
+from secateur.recipe.subject import fingerprinted
+from secateur.recipe.width_default import beside_default
+from secateur.record import WidthSearch, read_width_search
+from secateur.report import write_front
+from secateur.training import Progress, Quiet, Store, join_processes
+
+
+@dataclass(frozen=True)
+class WidthSearchResult:
+    """What a search leaves.
+
+    Attributes:
+        folder: the run directory, with ``front.json``, ``front.md`` and the figures.
+        search: what was found.
+        was_complete: whether the search was finished before, so that nothing was computed.
+    """
+
+    folder: Path
+    search: WidthSearch
+    was_complete: bool = False
+
+
+def search_widths(
+    recipe: Recipe,
+    out: Path | str,
+    *,
+    force: bool = False,
+    command: Sequence[str] = (),
+    progress: Progress | None = None,
+) -> WidthSearchResult:
+    """Train the super-net of a recipe and search it down to the recipe's budgets; what was killed goes on.
+
+    The folder is the recipe's run directory: :func:`compress` with the same recipe goes on in it, and trains what was
+    found.
+
+    Args:
+        recipe: with the method ``autoslim``.
+        out: the run directory; new, empty, or of the same run.
+        force: start over if it is of another run.
+        command: the words that started this, for the log.
+        progress: where to show how it goes.
+
+    Raises:
+        SecateurError: anything wrong with the recipe, the model, the data or the folder, before work starts where it
+            can be known; a budget that cannot be met; a loss that is not finite.
+        Interrupted: Ctrl-C; the same call continues.
+    """
+    method = _searching(recipe)
+    model, data = fingerprinted(recipe.model, recipe.data, recipe.machine)
+    recipe = replace(recipe, model=model, data=data)
+    place = RunDirectory(Path(out))
+    refuse_busy(place.folder)
+    place.enter(recipe, force=force)
+    finished = None if force else _finished(place)
+    if finished is not None:
+        return WidthSearchResult(place.folder, finished, was_complete=True)
+    job = Job.prepare(recipe, place, progress or Quiet())
+    first = join_processes().first
+    with locked(place.folder) if first else contextlib.nullcontext():
+        place.enter(recipe, force=force)  # another process may have been faster
+        place.begin(recipe, force=force)
+        job.log.append("begin", command=list(command))
+        try:
+            store = Store(place.checkpoint)
+            job.dense(store)
+            found = method.search(job.subject.model, job.tuning_task(), recipe.budget, store=store, progress=job.tell)
+            found = beside_default(recipe, job.data, found) or found
+            if first:
+                write_front(place.folder, found)
+        except SecateurError as error:
+            job.log.append("failed", error=str(error))
+            raise
+        except KeyboardInterrupt:
+            job.log.append("stopped")
+            raise
+        job.log.append("complete")
+    return WidthSearchResult(place.folder, found)
+
+
+def picked_recipe(folder: Path | str, budget: Budget, *, train: bool = False, allow_code: bool = False) -> Recipe:
+    """Return the recipe that cuts a searched super-net to the first network of its front within a budget.
+
+    ``compress(recipe, out, begun_in=folder)`` runs it: a run of its own, proved, exported and measured as any other,
+    which takes super-net and search from ``folder``.
+
+    Args:
+        folder: where :func:`search_widths` searched.
+        budget: shares are of the super-net, as in the recipe.
+        train: train the network from random weights, as the recipe of the search says; otherwise it has the super-net's
+            weights, and batch norm measured anew.
+        allow_code: whether the recipe may name the user's code.
+
+    Raises:
+        UsageError: there is no finished search, or it trains nothing.
+        BudgetError: the search did not go down so far.
+    """
+    place = RunDirectory(Path(folder))
+    recipe = _begun_with(place, allow_code=allow_code)
+    method = _searching(recipe)
+    search = _finished(place)
+    if search is None:
+        raise UsageError(
+            f"the search in {place.folder} is not finished; continue it with the command that began it, and pick then"
+        )
+    _require_on_front(search, budget)
+    if train and not method.finetune_epochs:
+        raise UsageError(
+            "the recipe trains nothing that is found (method.finetune_epochs is 0); search with more, or pick without "
+            "--train"
+        )
+    epochs = method.finetune_epochs if train else 0
+    return replace(recipe, budget=budget, method=replace(method, joint=(), finetune_epochs=epochs))
+
+
+def _searching(recipe: Recipe) -> AutoSlim:
+    if not isinstance(recipe.method, AutoSlim):
+        raise UsageError(
+            f"the recipe's method is {recipe.method.name}, which searches for no widths; give a recipe with the method "
+            "autoslim, such as autoslim_resnet20_cifar10"
+        )
+    if recipe.control is not None:
+        raise UsageError("a search has no control; take control out of the recipe")
+    return recipe.method
+
+
+def _begun_with(place: RunDirectory, *, allow_code: bool) -> Recipe:
+    path = place.path("recipe")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        text = ""
+    values: Any = None
+    if text.startswith(MARK.split(",")[0]):
+        with contextlib.suppress(yaml.YAMLError):
+            values = yaml.safe_load(text)
+    if not isinstance(values, dict):
+        raise UsageError(f"{place.folder} holds no search; make one with `secateur search RECIPE --out {place.folder}`")
+    return recipe_from(values, origin=str(path), allow_code=allow_code)
+
+
+def _finished(place: RunDirectory) -> WidthSearch | None:
+    if not place.path("front").exists():
+        return None
+    with contextlib.suppress(ArtifactError):
+        return read_width_search(place.path("front"))
+    return None
+
+
+def _require_on_front(search: WidthSearch, budget: Budget) -> None:
+    """Refuse a budget below the front, before anything is written."""
+    widest, last = search.front[0], search.front[-1]
+    limits: dict[str, float] = {}
+    for name, amount in budget.given().items():
+        whole = getattr(widest, "params" if name == "nonzeros" else name, None)
+        if whole is None:
+            raise BudgetError(f"the front in {FILES['front']} knows no {name}; pick by macs, params or bytes")
+        limits[name] = amount * whole if isinstance(amount, float) and amount <= 1 else float(amount)
+    if search.meeting(limits) is None:
+        raise BudgetError(
+            f"no network of the front holds {budget.describe()}: the smallest has {last.macs:,} MACs "
+            f"({100 * last.macs / widest.macs:.1f} % of the super-net's) and {last.params:,} parameters; search again "
+            "with this budget in the recipe (--set budget.macs=…, in another --out)"
+        )
