@@ -8,7 +8,7 @@ from; seeds and parts can be shared between processes (`--only-run`).
 The super-net is ResNet-20 with projections at the steps between stages (option B), 1.5 times as wide. Parameter-free
 steps (option A) would tie the residual streams of its second and third stage to their zeros, so that no search could
 make these stages thinner or wider. Budgets are shares of the default network's multiply-adds, ResNet-20 with option B
-at its published width. The data is the JPEG copy of CIFAR-10: 12,500 training images, 2,500 further training images
+at its published width. The data is the JPEG copy of CIFAR-10: 12,500 training images, 2,000 further training images
 for the search, all test images for what is reported and nothing else; the last epoch counts.
 
 Per seed: the super-net is trained by the sandwich rule and searched down to both budgets; then, at the multiply-adds of
@@ -37,7 +37,7 @@ from secateur.files import write_text
 from secateur.graph import apply
 from secateur.models import build_model
 from secateur.record import RunRecord
-from secateur.slimmable import Sandwich, enlarge_primitive_cache, plan_of
+from secateur.slimmable import Sandwich, Widths, enlarge_primitive_cache, plan_of
 from secateur.training import Interrupted, set_threads
 
 PARTS = ("supernet", "search", "arms", "correlation")
@@ -77,12 +77,11 @@ def processor_minutes(study: Study, seeds: int, configurations: int) -> dict[str
     sandwich = Sandwich(study.graph, study.space, seed=0)
     idle = torch.optim.SGD(supernet.parameters(), lr=0.0)
 
-    def step_of(share: float) -> float:
-        plan = plan_of(study.graph, study.uniform(int(share * study.default_macs))[1])
-        small = apply(supernet, plan, verify_with=None).to(memory_format=torch.channels_last)
+    def step_of(widths: Widths) -> float:
+        small = apply(supernet, plan_of(study.graph, widths), verify_with=None).to(memory_format=torch.channels_last)
         return _seconds(lambda: nn.functional.cross_entropy(small(images), labels).backward())
 
-    by_share = {share: step_of(share) for share in (1.0, *SHARES)}
+    by_share = {share: step_of(study.uniform(int(share * study.default_macs))[1]) for share in (1.0, *SHARES)}
     trained = steps * lengths.epochs / 60
     widest = statistics.fmean(by_share[share] for share in SHARES) * 2
     candidates = sum(len(counts) - 1 for counts in study.space.choices.values()) * 0.8 * len(study.space.choices) * 0.4
@@ -94,7 +93,7 @@ def processor_minutes(study: Study, seeds: int, configurations: int) -> dict[str
         / 60,
         "searches": seeds * candidates * lengths.search_images / len(images) * widest / 3 / 60,
         "arms": seeds * trained * (by_share[1.0] + len(ARMS) * sum(by_share[share] for share in SHARES)),
-        "correlation": configurations * trained * by_share[SHARES[0]],
+        "correlation": configurations * trained * statistics.fmean(step_of(study.random_widths(n)) for n in range(3)),
     }
 
 
@@ -116,10 +115,10 @@ def main() -> None:
         "--seeds", nargs="+", type=int, default=[0, 1], help="the first of them trains random widths too"
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
-    parser.add_argument("--supernet-epochs", type=int, default=7)
+    parser.add_argument("--supernet-epochs", type=int, default=6)
     parser.add_argument("--epochs", type=int, default=8, help="of every network that is reported")
     parser.add_argument("--train-images", type=int, default=12_500)
-    parser.add_argument("--search-images", type=int, default=2_500)
+    parser.add_argument("--search-images", type=int, default=2_000)
     parser.add_argument("--configurations", type=int, default=12, help="networks of random widths")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--runs", type=Path, default=Path("runs") / "autoslim_cifar", help="folder of the runs")

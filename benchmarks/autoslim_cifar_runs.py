@@ -31,7 +31,7 @@ SHARED = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 DEFAULT, SUPERNET = "resnet20-b", "resnet20-b@1.5x"
 VALIDATION_SHARE = 0.1  # of the training images, set aside for the search: 5,000
 SEARCH_BATCH = 500  # images that are normalised together
-RANGE = (0.25, 0.75)  # of the default network's MACs, within which random configurations lie
+RANGE = (0.2, 0.55)  # of the default network's MACs, within which random configurations lie
 STEPS = 5  # cuts of gate_taylor, each by scores of its own
 SCORE_BATCHES = 8
 
