@@ -2,7 +2,6 @@
 
 from secateur.recipe.compact import Compact as Compact
 from secateur.recipe.demo import demo_recipe as demo_recipe
-from secateur.recipe.job import RunResult as RunResult
 from secateur.recipe.job import compress as compress
 from secateur.recipe.plans import Applied as Applied
 from secateur.recipe.plans import Checked as Checked
@@ -24,6 +23,7 @@ from secateur.recipe.reading import recipe_names as recipe_names
 from secateur.recipe.reading import recipe_schema as recipe_schema
 from secateur.recipe.reading import recipe_text as recipe_text
 from secateur.recipe.rundir import RunDirectory as RunDirectory
+from secateur.recipe.rundir import RunResult as RunResult
 from secateur.recipe.rundir import recipe_yaml as recipe_yaml
 from secateur.recipe.saved import artifact_info as artifact_info
 from secateur.recipe.saved import artifact_json as artifact_json

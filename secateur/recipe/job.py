@@ -24,7 +24,7 @@ from secateur.recipe.compacting import packed
 from secateur.recipe.lock import locked, refuse_busy
 from secateur.recipe.measuring import Finished, Measured, measure_all
 from secateur.recipe.proving import proved_cut
-from secateur.recipe.rundir import CURVE, FILES, RunDirectory, take_over
+from secateur.recipe.rundir import CURVE, FILES, RunDirectory, RunResult, take_over
 from secateur.recipe.searching import first_budget, search_budget
 from secateur.recipe.settings import Recipe
 from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
@@ -35,21 +35,6 @@ from secateur.report import write_front, write_pruning_steps, write_report, writ
 from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
 from secateur.training.devices import memory_named, wait_for_all
 from secateur.wording import counted
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run leaves.
-
-    Attributes:
-        folder: the run directory.
-        record: everything that was measured.
-        was_complete: whether the run was finished before, so that nothing was computed.
-    """
-
-    folder: Path
-    record: RunRecord
-    was_complete: bool = False
 
 
 def compress(

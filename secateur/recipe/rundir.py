@@ -57,6 +57,21 @@ CHANGED = {
 
 
 @dataclass(frozen=True)
+class RunResult:
+    """What a run leaves.
+
+    Attributes:
+        folder: the run directory.
+        record: everything that was measured.
+        was_complete: whether the run was finished before, so that nothing was computed.
+    """
+
+    folder: Path
+    record: RunRecord
+    was_complete: bool = False
+
+
+@dataclass(frozen=True)
 class RunDirectory:
     """The folder of one run."""
 
