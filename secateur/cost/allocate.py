@@ -3,16 +3,17 @@
 import fnmatch
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from torch import Tensor
 
-from secateur.cost.budget import Budget, meter
+from secateur.cost.budget import Budget, amount_text, meter
 from secateur.cost.dropping import cheapest_without, ordered_blocks
-from secateur.cost.latency_table import LatencyTable
+from secateur.cost.latency_table import LatencyModel
 from secateur.cost.ordering import Scope as Scope
 from secateur.cost.ordering import ordered_units
+from secateur.cost.removing import fewest_that_hold, first_that_holds
 from secateur.cost.size import dropped_header_bytes
 from secateur.errors import BudgetError, PlanError, UsageError
 from secateur.graph import ChannelGraph, Group, Plan
@@ -36,7 +37,7 @@ def allocate(
     min_share: float = 0.0,
     round_to: int = 1,
     lock: Iterable[str] = (),
-    table: LatencyTable | None = None,
+    table: LatencyModel | None = None,
     blocks: Mapping[str, float] | None = None,
     allow_approximate: bool = False,
 ) -> Plan:
@@ -59,9 +60,10 @@ def allocate(
         normalize: in global scope, divide scores by their group's mean; False for criteria that compare as they are.
         min_units: units that every group keeps at least.
         min_share: share of units that every group keeps at least.
-        round_to: kept sizes are multiples of this, or the full size.
+        round_to: kept sizes are multiples of this, or the full size; under a limit on latency also of what the latency
+            table was measured for.
         lock: patterns (``layer1.*``) of groups and blocks to leave alone; a block with such a group in it stays too.
-        table: predicts latency, for a latency budget.
+        table: predicts latency, for a latency budget that does not bring its own.
         blocks: score of each block that may be dropped (:func:`secateur.score_blocks`); higher means keep.
         allow_approximate: also cut groups where a norm or a mean runs across the channels, so that cutting is not the
             same as zeroing; a proof then reports the drift.
@@ -77,7 +79,9 @@ def allocate(
     Warns:
         MinimumWarning: a group was cut down to its minimum.
     """
+    table = table or budget.latency_model
     choices = _Choices(scope, normalize, min_units, min_share, round_to, allow_approximate)
+    choices = replace(choices, round_to=budget.rounding(round_to, table))
     patterns = tuple(lock)
     limits = budget.limits(graph, table)
     if blocks is None:
@@ -148,7 +152,7 @@ def _cut_channels(
     scores: Mapping[str, Tensor],
     limits: Mapping[str, float],
     lock: tuple[str, ...],
-    table: LatencyTable | None,
+    table: LatencyModel | None,
     choices: _Choices,
 ) -> Plan:
     """Cut units until the limits hold."""
@@ -172,17 +176,14 @@ def _cut_channels(
         return all(meters[name](kept) <= limit for name, limit in limits.items())
 
     total = queue.group.size
-    if not holds(total):
+    if "latency_ms" in limits:
+        count = first_that_holds(total, kept_after, holds)
+    else:
+        count = fewest_that_hold(total, holds)
+    if count is None:
         _refuse(graph, kept_after(total), limits, meters, groups, floors, choices)
-    # A model that is left whole needs no record of the cut, so its file is judged by itself.
-    low, high = (0, 0) if holds(0) else (1, total)  # holds(high) is true throughout
-    while low < high:
-        middle = (low + high) // 2
-        if holds(middle):
-            high = middle
-        else:
-            low = middle + 1
-    kept = kept_after(high)
+        count = total
+    kept = kept_after(count)
     chosen = {
         group.name: np.sort(queue.ranking[group.name][group.size - int(kept[number]) :])
         for number, group in enumerate(graph.groups)
@@ -246,8 +247,9 @@ def _refuse(
             + (", because --lock or --residual leaves alone all that could be" if locked < len(graph.groups) else "")
         )
         raise BudgetError(
-            f"cannot reach {name} ≤ {limit:,.0f}: the smallest plan allowed needs {possible:,.0f}{held}; "
-            f"{open_groups}. Allow at least {possible:,.0f}{_hint(graph, choices)}"
+            f"cannot reach {name} ≤ {amount_text(name, limit)}: the smallest plan allowed needs "
+            f"{amount_text(name, possible)}{held}; {open_groups}. Allow at least {amount_text(name, possible)}"
+            f"{_hint(graph, choices)}"
         )
 
 

@@ -3,8 +3,8 @@
 import math
 from collections.abc import Mapping
 
-from secateur.cost.budget import meter
-from secateur.cost.latency_table import LatencyTable
+from secateur.cost.budget import amount_text, meter
+from secateur.cost.latency_table import LatencyModel
 from secateur.cost.size import dropped_header_bytes
 from secateur.errors import BudgetError, PlanError
 from secateur.graph import ChannelGraph
@@ -29,7 +29,7 @@ def cheapest_without(
     graph: ChannelGraph,
     order: tuple[str, ...],
     limits: Mapping[str, float],
-    table: LatencyTable | None,
+    table: LatencyModel | None,
     *,
     channels_follow: bool,
 ) -> tuple[str, ...]:
@@ -57,8 +57,9 @@ def cheapest_without(
         name, limit = _above(graph, order, limits, table)[0]
         possible = _cost(graph, order, name, table)
         raise BudgetError(
-            f"cannot reach {name} ≤ {limit:,.0f}: without all {len(order)} blocks that may be dropped "
-            f"({len(graph.blocks)} were found) the model still needs {possible:,.0f}. Allow at least {possible:,.0f}, "
+            f"cannot reach {name} ≤ {amount_text(name, limit)}: without all {len(order)} blocks that may be dropped "
+            f"({len(graph.blocks)} were found) the model still needs {amount_text(name, possible)}. "
+            f"Allow at least {amount_text(name, possible)}, "
             "or give scores of channels too"
         )
     low, high = 1, len(order)  # holds(high) is true throughout
@@ -72,13 +73,13 @@ def cheapest_without(
 
 
 def _above(
-    graph: ChannelGraph, blocks: tuple[str, ...], limits: Mapping[str, float], table: LatencyTable | None
+    graph: ChannelGraph, blocks: tuple[str, ...], limits: Mapping[str, float], table: LatencyModel | None
 ) -> list[tuple[str, float]]:
     """Return the limits that the model without ``blocks`` does not hold."""
     return [(name, limit) for name, limit in limits.items() if _cost(graph, blocks, name, table) > limit]
 
 
-def _cost(graph: ChannelGraph, blocks: tuple[str, ...], name: str, table: LatencyTable | None) -> float:
+def _cost(graph: ChannelGraph, blocks: tuple[str, ...], name: str, table: LatencyModel | None) -> float:
     left = graph.without(blocks)
     header = dropped_header_bytes(graph, blocks) if name == "size_bytes" else 0
     return meter(name, left, table)(left.sizes) + header

@@ -33,6 +33,16 @@ def require_onnx() -> tuple[ModuleType, ModuleType]:
     return onnx, onnxruntime
 
 
+def session_options(threads: int) -> Any:
+    """Return the settings of a session in which one operator may use ``threads`` threads, and one runs at a time."""
+    _, onnxruntime = require_onnx()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # what goes wrong is raised, not printed
+    return options
+
+
 class OnnxModel:
     """An ONNX file with its weights inside, run on the CPU; called with a batch it returns logits.
 
@@ -56,10 +66,7 @@ class OnnxModel:
         self.path = Path(path)
         self.threads = threads
         _refuse_other_files(onnx, self.path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 4  # what goes wrong is raised, not printed
+        options = session_options(threads)
         with _as_artifact_error(f"{self.path} cannot be loaded by ONNX Runtime"):
             self._session: Any = onnxruntime.InferenceSession(
                 str(self.path), options, providers=["CPUExecutionProvider"]

@@ -33,6 +33,7 @@ class Latency:
 
     Attributes:
         median_ms: middle of the timings, in milliseconds.
+        least_ms: the shortest, which is what other work on the machine disturbs least.
         p10_ms: a tenth of the timings are below it.
         p90_ms: a tenth of the timings are above it.
         spread_ms: distance between the first and the third quartile.
@@ -46,6 +47,7 @@ class Latency:
     """
 
     median_ms: float
+    least_ms: float
     p10_ms: float
     p90_ms: float
     spread_ms: float
@@ -249,6 +251,7 @@ def _summary(
     on_cpu = device.type == "cpu"
     return Latency(
         median_ms=middle,
+        least_ms=min(timings),
         p10_ms=p10,
         p90_ms=p90,
         spread_ms=third - first,

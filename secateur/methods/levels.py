@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 from torch import nn
 
-from secateur.cost import dropped_header_bytes
+from secateur.cost import LatencyModel, dropped_header_bytes
 from secateur.cost.budget import meter
 from secateur.criteria import BlockScores, score_blocks
 from secateur.criteria.scoring import Combine
@@ -68,7 +68,7 @@ def names_blocks(graph: ChannelGraph, pattern: str, level: Level) -> bool:
     return level != "channel" and any(fnmatch.fnmatchcase(block.name, pattern) for block in graph.blocks)
 
 
-def least_cost(graph: ChannelGraph, method: object, name: str) -> float:
+def least_cost(graph: ChannelGraph, method: object, name: str, table: LatencyModel | None = None) -> float:
     """Return the least ``name`` that a cut by ``method`` can leave: one unit in every group, no block, or both.
 
     A method without the settings ``level`` and ``allow_approximate`` cuts channels, and none approximately.
@@ -76,17 +76,17 @@ def least_cost(graph: ChannelGraph, method: object, name: str) -> float:
     level = getattr(method, "level", "channel")
     left = graph if level == "channel" else graph.without(_droppable(graph))
     least = left.least_sizes(allow_approximate=getattr(method, "allow_approximate", False))
-    return meter(name, left)(left.sizes if level == "block" else least)
+    return meter(name, left, table)(left.sizes if level == "block" else least)
 
 
-def cost_after(graph: ChannelGraph, plan: Plan, name: str) -> float:
+def cost_after(graph: ChannelGraph, plan: Plan, name: str, table: LatencyModel | None = None) -> float:
     """Return the ``name`` that the model costs after ``plan``."""
     if not plan.drops:
-        return meter(name, graph)(graph.kept_sizes(plan))
+        return meter(name, graph, table)(graph.kept_sizes(plan))
     left = graph.without(plan.dropped_blocks)
     header = dropped_header_bytes(graph, plan.dropped_blocks) if name == "size_bytes" else 0
     rest = left.plan(plan.kept, allow_approximate=bool(plan.approximate))
-    return meter(name, left)(left.kept_sizes(rest)) + header
+    return meter(name, left, table)(left.kept_sizes(rest)) + header
 
 
 def notes_on(graph: ChannelGraph, plan: Plan) -> list[str]:

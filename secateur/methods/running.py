@@ -277,7 +277,7 @@ class MethodRun:
             **self.decisions.decisive,
             "model": self.graph.fingerprint,
             "weights": self.weights,
-            "budget": None if target is None else dict(target.given()),
+            "budget": None if target is None else target.to_json(),
             "earlier cuts": earlier.digest,
         }
 

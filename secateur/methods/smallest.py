@@ -7,7 +7,7 @@ from fractions import Fraction
 from torch import nn
 
 from secateur.cost import Budget
-from secateur.cost.budget import meter
+from secateur.cost.budget import is_share, meter
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, trace
 from secateur.methods.contract import Method, Progress
@@ -222,20 +222,24 @@ def _ends(
         UsageError: there is no such share.
     """
     steps = _steps(tolerance)
+    table = None if also is None else also.latency_model
     limits = {} if also is None else also.limits(graph)
     for name, limit in limits.items():
-        needed = least_cost(graph, method, name)
+        needed = least_cost(graph, method, name, table)
         if needed > limit:
             raise BudgetError(
                 f"cannot hold {name} ≤ {limit:,.0f} in any candidate: the deepest cut needs {needed:,.0f}; "
                 f"allow at least {needed:,.0f}"
             )
-    whole, possible = Fraction(meter(amount, graph)(graph.sizes)), Fraction(least_cost(graph, method, amount))
+    whole, possible = (
+        Fraction(meter(amount, graph, table)(graph.sizes)),
+        Fraction(least_cost(graph, method, amount, table)),
+    )
     if possible >= whole:
         raise BudgetError(f"nothing of the model may be cut so that {amount} falls below {int(whole):,}")
     first = max(1, math.ceil(possible / whole * steps), math.ceil(_exact(least or 0) * steps))
     bound = None if also is None else also.given().get(amount)
-    top = Fraction(1) if bound is None else _exact(bound) if isinstance(bound, float) else bound / whole
+    top = Fraction(1) if bound is None else _exact(bound) if is_share(amount, bound) else Fraction(bound) / whole
     last = min(steps - 1, math.floor(top * steps))
     if first > last:
         raise UsageError(

@@ -5,8 +5,8 @@ from typing import Literal, Protocol
 
 from torch import Tensor
 
-from secateur.cost import Budget, Scope, allocate
-from secateur.cost.budget import meter
+from secateur.cost import Budget, Milliseconds, Scope, allocate
+from secateur.cost.budget import Amount
 from secateur.criteria.blocks import BlockScores
 from secateur.errors import UsageError
 from secateur.graph import ChannelGraph, Plan
@@ -132,7 +132,12 @@ def even_budgets(graph: ChannelGraph, budget: Budget, steps: int) -> list[Budget
         return [budget]
     limits, costs = _limits_and_costs(graph, budget)
     return [
-        Budget(**{name: int(cost - (cost - min(cost, limits[name])) * step / steps) for name, cost in costs.items()})
+        budget.with_limits(
+            {
+                name: _amount(name, cost - (cost - min(cost, limits[name])) * step / steps)
+                for name, cost in costs.items()
+            }
+        )
         for step in range(1, steps + 1)
     ]
 
@@ -149,15 +154,26 @@ def shrinking_budgets(graph: ChannelGraph, budget: Budget, share: float) -> list
     left, budgets = dict(costs), []
     while any(left[name] > limits[name] for name in limits):
         # At least one less, so that small numbers come to an end too.
-        left = {name: max(limits[name], min(value * (1 - share), value - 1)) for name, value in left.items()}
-        budgets.append(Budget(**{name: int(value) for name, value in left.items()}))
+        left = {
+            name: max(
+                limits[name], value * (1 - share) if name == "latency_ms" else min(value * (1 - share), value - 1)
+            )
+            for name, value in left.items()
+        }
+        budgets.append(budget.with_limits({name: _amount(name, value) for name, value in left.items()}))
     return budgets or [budget]
+
+
+def _amount(name: str, value: float) -> Amount:
+    return Milliseconds(value) if name == "latency_ms" else int(value)
 
 
 def _limits_and_costs(graph: ChannelGraph, budget: Budget) -> tuple[dict[str, float], dict[str, float]]:
     limits = budget.limits(graph)
-    return limits, {name: meter(name, graph)(graph.sizes) for name in limits}
+    return limits, {name: budget.meter(name, graph)(graph.sizes) for name in limits}
 
 
 def _holds(graph: ChannelGraph, plan: Plan, budget: Budget) -> bool:
-    return all(cost_after(graph, plan, name) <= limit for name, limit in budget.limits(graph).items())
+    return all(
+        cost_after(graph, plan, name, budget.latency_model) <= limit for name, limit in budget.limits(graph).items()
+    )

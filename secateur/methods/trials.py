@@ -13,7 +13,6 @@ from pydantic import ConfigDict, JsonValue, TypeAdapter
 from torch import nn
 
 from secateur.cost import Budget
-from secateur.cost.budget import meter
 from secateur.errors import ArtifactError, BudgetError, TrainingError, UsageError
 from secateur.graph import ChannelGraph
 from secateur.methods.contract import Method, Progress
@@ -160,7 +159,7 @@ class Trials:
         name = f"{share.numerator}-of-{share.denominator}"
         budget, folder = self.budget(float(share)), self.store.folder / "candidates" / name
         settings: JsonValue = TypeAdapter(type(self._quick)).dump_python(self._quick, mode="json")
-        limits: dict[str, JsonValue] = dict(budget.given())
+        limits: dict[str, JsonValue] = budget.to_json()
         asked = {**self._subject, "method": self.method.name, "settings": settings, "budget": limits}
         known = self._recalled(f"smallest-{name}", asked)
         if known is not None:
@@ -183,10 +182,10 @@ class Trials:
             result = self._quick.compress(self.model, self.task, budget, store=own, progress=tell)
         except BudgetError as error:
             return Candidate(share=share, reason=str(error))
-        whole = meter(self.amount, self.graph)(self.graph.sizes)
+        whole = budget.meter(self.amount, self.graph)(self.graph.sizes)
         return Candidate(
             share=share,
-            reached=cost_after(self.graph, result.plan, self.amount) / whole,
+            reached=cost_after(self.graph, result.plan, self.amount, budget.latency_model) / whole,
             macs=self.graph.macs(result.plan),
             params=self.graph.params(result.plan),
             after_cut=result.record.after_cut,
@@ -241,4 +240,5 @@ class Trials:
 def budget_of(amount: str, share: float, also: Budget | None) -> Budget:
     """Return ``also`` with ``amount`` limited to ``share``, which replaces a larger limit on the same amount."""
     others: dict[str, Any] = {} if also is None else also.given()
-    return Budget(**{**others, amount: share})
+    limits = {**others, amount: share}
+    return Budget(**limits) if also is None else also.with_limits(limits)

@@ -3,7 +3,6 @@
 import numpy as np
 
 from secateur.cost import Budget
-from secateur.cost.budget import meter
 from secateur.graph import ChannelGraph
 from secateur.graph.units import UnitArray
 from secateur.slimmable import Widths, WidthSpace
@@ -39,7 +38,7 @@ def uniform_within(graph: ChannelGraph, space: WidthSpace, budget: Budget) -> di
     for part in range(100, 0, -1):
         found = space.uniform(part / 100)
         kept = _kept(graph, found)
-        if all(meter(name, graph)(kept) <= limit for name, limit in limits.items()):
+        if all(budget.meter(name, graph)(kept) <= limit for name, limit in limits.items()):
             return found
     return None
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from secateur.cost import Budget
+from secateur.cost.budget import is_share
 from secateur.errors import BudgetError, PlanError
 
 _FORMAT = 1
@@ -100,9 +101,9 @@ class Front:
             BudgetError: the search did not go down so far.
         """
         limits = {
-            name: amount * original[name] if isinstance(amount, float) and amount <= 1 else float(amount)
+            name: amount * original[name] if is_share(name, amount) else float(amount)
             for name, amount in budget.given().items()
-            if name in original or not (isinstance(amount, float) and amount <= 1)
+            if name in original or not is_share(name, amount)
         }
         if len(limits) < len(budget.given()):
             raise BudgetError("the front knows no latency, since it was searched without a latency table")

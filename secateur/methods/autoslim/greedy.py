@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from torch import nn
 
-from secateur.cost import Budget, LatencyTable
+from secateur.cost import Budget, LatencyModel
 from secateur.graph import ChannelGraph
 from secateur.methods.autoslim.front import Configuration, Front
 from secateur.methods.autoslim.searching import Batches, Search, Speed
@@ -23,7 +23,7 @@ def greedy_slimming(
     *,
     graph: ChannelGraph | None = None,
     original: ChannelGraph | None = None,
-    table: LatencyTable | None = None,
+    table: LatencyModel | None = None,
     speed: Speed | None = None,
     begun: Front | None = None,
     after_step: Callable[[Front], None] | None = None,
@@ -43,7 +43,7 @@ def greedy_slimming(
         budgets: what networks may cost; the search ends when the last of them is held.
         graph: of ``model``; traced anew if left out.
         original: of the network that shares in budgets refer to; the large network's if left out.
-        table: for budgets of latency.
+        table: for budgets of latency; None takes the one that the first of the budgets brings.
         speed: how to be fast.
         begun: a front of the same search that was interrupted; it goes on from its last configuration, and finds what
             an unbroken search does.
@@ -59,6 +59,7 @@ def greedy_slimming(
         DataError: there are no samples, or the network returns no logits.
     """
     enlarge_primitive_cache()
+    table = table or next((one.latency_model for one in budgets if one.latency_model is not None), None)
     search = Search.of(model, space, batches, graph, table, speed or Speed(), approximate=allow_approximate)
     limits = search.limits_of(budgets, original or search.graph)
     with search.ready():

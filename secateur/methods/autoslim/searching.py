@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor, nn
 
-from secateur.cost import Budget, LatencyTable, size_bytes
+from secateur.cost import Budget, LatencyModel, size_bytes
 from secateur.cost.budget import meter
 from secateur.criteria.accumulator import present_processes
 from secateur.errors import BudgetError, DataError, PlanError, UsageError
@@ -59,7 +59,7 @@ class Search:
     space: WidthSpace
     batches: Callable[[], Iterable[Batch]]
     example: Tensor
-    table: LatencyTable | None
+    table: LatencyModel | None
     speed: Speed
     approximate: bool
     prefixes: Prefixes | None = None
@@ -73,7 +73,7 @@ class Search:
         space: WidthSpace,
         batches: Batches,
         graph: ChannelGraph | None,
-        table: LatencyTable | None,
+        table: LatencyModel | None,
         speed: Speed,
         *,
         approximate: bool,

@@ -157,7 +157,9 @@ class Blocks:
 
 
 def _holds(graph: ChannelGraph, plan: Plan, budget: Budget) -> bool:
-    return all(cost_after(graph, plan, name) <= limit for name, limit in budget.limits(graph).items())
+    return all(
+        cost_after(graph, plan, name, budget.latency_model) <= limit for name, limit in budget.limits(graph).items()
+    )
 
 
 _SETTINGS: TypeAdapter[Blocks] = TypeAdapter(Blocks)

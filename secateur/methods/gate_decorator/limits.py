@@ -43,6 +43,11 @@ class Limits:
             BudgetError: it cannot be met with ``min_share`` of every layer left.
         """
         floors = {name: floor_of(graph.group(name).size, min_share) for name in names}
+        if budget.latency_ms is not None:
+            raise BudgetError(
+                "gate_decorator removes channels one by one, and runtimes are fast at multiples only, so it cannot meet "
+                "a budget in milliseconds; give a budget in macs, or take the method global, l1 or autoslim"
+            )
         made = cls(graph, budget.limits(graph), floors, allow_approximate)
         least = np.asarray([floors.get(group.name, group.size) for group in graph.groups], dtype=np.int64)
         for name, limit in made.limits.items():
