@@ -24,6 +24,7 @@ from secateur.cli.evaluate import evaluate
 from secateur.cli.export import export
 from secateur.cli.groups import groups
 from secateur.cli.inspect import inspect
+from secateur.cli.measure import measure
 from secateur.cli.pack import pack
 from secateur.cli.plan import plan
 from secateur.cli.profile import profile
@@ -38,7 +39,7 @@ from secateur.memory import asked_for, ran_out
 
 WRONG_INPUT, STOPPED = 2, 130
 DISK_ERRORS = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS)  # nothing can be written
-CONTINUED = ("compress", "prune", "demo", "sensitivity", "search")  # commands that go on where they were stopped
+CONTINUED = ("compress", "prune", "demo", "sensitivity", "search", "measure")  # they go on where they were stopped
 
 app = typer.Typer(
     name="secateur",
@@ -67,8 +68,9 @@ def describe(
 
     Start with `secateur demo`. The main job is `secateur prune`; `compress` does it from a recipe that holds all
     settings, and `search` finds the best widths at every cost. `plan`, `apply`, `verify`, `evaluate` and `export` are
-    the steps of a run one by one; `sensitivity`, `groups`, `profile` and `inspect` show what there is. `pack` stores
-    weights that are mostly zero small, `unpack` makes them dense again.
+    the steps of a run one by one; `sensitivity`, `groups`, `profile` and `inspect` show what there is, `measure` times
+    each layer, for budgets in milliseconds. `pack` stores weights that are mostly zero small, `unpack` makes them dense
+    again.
     """
     del version  # printed before any command is looked for
 
@@ -76,7 +78,7 @@ def describe(
 COMMANDS = (
     *(demo, prune, compress, recipe, search, sensitivity),
     *(plan, apply, verify, evaluate, export),
-    *(groups, profile, inspect),
+    *(groups, profile, measure, inspect),
     *(pack, unpack),
 )
 for command in COMMANDS:

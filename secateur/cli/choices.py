@@ -81,7 +81,7 @@ def budget(options: BudgetOptions, method: MethodOptions, search: SearchOptions 
     from secateur.errors import UsageError
     from secateur.recipe import budget_from
 
-    given = vars(options)
+    given = {name: amount for name, amount in vars(options).items() if name != "latency_table"}
     searches = search is not None and search.max_drop is not None
     named = {text.partition("=")[0].strip() for text in method.setting or ()}
     shares = method.ratio or not named.isdisjoint(("ratio", "ratios", "keep", "quality", "tolerance_points"))

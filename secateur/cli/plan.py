@@ -43,7 +43,13 @@ def plan(
         made = recipe.plan_without(choices.subject(model, inputs, common), drop_block)
     else:
         limits, chosen = choices.budget(budget, method), method_choices.method(method, seed=common.seed)
-        made = recipe.make_plan(choices.subject(model, inputs, common), limits, chosen)
+        made = recipe.make_plan(
+            choices.subject(model, inputs, common),
+            limits,
+            chosen,
+            latency_table=budget.latency_table,
+            threads=common.threads,
+        )
     if out is not None:
         recipe.write_plan(made.plan, out)
     if common.as_json:
@@ -51,6 +57,7 @@ def plan(
         return
     facts = (
         *report.plan_facts(made.plan),
+        *report.latency_facts(made.latency),
         *(("note", note) for note in made.notes),
         *([("plan file", str(out))] if out else []),
     )

@@ -45,6 +45,7 @@ def prune(
         model=choices.model_choice(model),
         data=choices.data_choice(data),
         budget=choices.budget(budget, method, search),
+        latency_table=budget.latency_table,
         max_drop=choices.max_drop(search),
         method=method_choices.method(method, seed=common.seed, training=training, restoring=restoring),
         train_epochs=training.train_epochs,

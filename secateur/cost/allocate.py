@@ -176,10 +176,8 @@ def _cut_channels(
         return all(meters[name](kept) <= limit for name, limit in limits.items())
 
     total = queue.group.size
-    if "latency_ms" in limits:
-        count = first_that_holds(total, kept_after, holds)
-    else:
-        count = fewest_that_hold(total, holds)
+    falls = "latency_ms" not in limits
+    count = fewest_that_hold(total, holds) if falls else first_that_holds(total, kept_after, holds)
     if count is None:
         _refuse(graph, kept_after(total), limits, meters, groups, floors, choices)
         count = total

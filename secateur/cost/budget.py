@@ -20,6 +20,12 @@ Amount = int | float
 Meter = Callable[[UnitArray], float]
 """From the kept units per group, shape (groups,), to a cost."""
 
+NO_TABLE = (
+    "a latency budget needs a latency table of this network: measure one with `secateur measure` and give it with "
+    "--latency-table (latency_table in a recipe, `Budget(…).with_table(…)` in code)"
+)
+"""What is said where there is none."""
+
 _SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "b": 10**9}
 
 
@@ -163,10 +169,7 @@ def meter(name: str, graph: ChannelGraph, table: LatencyModel | None = None) -> 
     if name == "activation_bytes":
         return lambda kept: float(graph.costs.activation_bytes(kept))
     if table is None:
-        raise BudgetError(
-            "a latency budget needs a latency table of this network: measure one with `secateur measure` and give it "
-            "with --latency-table (`Budget(…).with_table(…)`, or `allocate(…, table=…)`)"
-        )
+        raise BudgetError(NO_TABLE)
     return lambda kept: table.latency_ms(graph, kept)
 
 

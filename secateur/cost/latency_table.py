@@ -12,6 +12,7 @@ import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 from weakref import WeakKeyDictionary
@@ -68,7 +69,7 @@ class OperatorTimes:
     def __post_init__(self) -> None:
         """Refuse what is no grid."""
         for sizes in (self.out_sizes, self.in_sizes):
-            if not sizes or sizes[0] < 1 or any(a >= b for a, b in zip(sizes, sizes[1:], strict=False)):
+            if not sizes or sizes[0] < 1 or any(a >= b for a, b in pairwise(sizes)):
                 raise ArtifactError(f"the sizes of {self.path} are {sizes}, but must be positive and rise")
         if [len(row) for row in self.ms] != [len(self.in_sizes)] * len(self.out_sizes):
             raise ArtifactError(

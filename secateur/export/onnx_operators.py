@@ -156,7 +156,7 @@ class Width:
 def operator_model(operator: ExportedOperator, widths: Sequence[Width]) -> tuple[bytes, dict[str, Any]]:
     """Return an ONNX model that computes an operator in several widths side by side, and inputs for it.
 
-    The kernel of the n-th width has :func:`marked_number` n. Weights and inputs are random; each width reads an input of
+    The kernel of the n-th width has :func:`marked_number` n. Weights and inputs are random; each width reads one of
     its own number of channels.
     """
     onnx, _ = require_onnx()

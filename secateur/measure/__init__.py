@@ -9,6 +9,11 @@ from secateur.measure.latency import Latency as Latency
 from secateur.measure.latency import LatencyComparison as LatencyComparison
 from secateur.measure.latency import compare_latency as compare_latency
 from secateur.measure.latency import measure_latency as measure_latency
+from secateur.measure.latency_table import QuietTable as QuietTable
+from secateur.measure.latency_table import TableProgress as TableProgress
+from secateur.measure.latency_table import TableSettings as TableSettings
+from secateur.measure.latency_table import drift_note as drift_note
+from secateur.measure.latency_table import measure_latency_table as measure_latency_table
 from secateur.measure.sensitivity import SHARES as SHARES
 from secateur.measure.sensitivity import QuietScan as QuietScan
 from secateur.measure.sensitivity import ScanProgress as ScanProgress
@@ -33,17 +38,22 @@ __all__ = [
     "Latency",
     "LatencyComparison",
     "QuietScan",
+    "QuietTable",
     "RankedGroup",
     "ScanProgress",
     "Sensitivity",
     "SensitivityPoint",
+    "TableProgress",
+    "TableSettings",
     "check_data",
     "checked_shares",
     "compare_latency",
     "compare_predictions",
+    "drift_note",
     "evaluate_artifact",
     "groups_to_scan",
     "measure_latency",
+    "measure_latency_table",
     "open_classifier",
     "read_sensitivity",
     "scan_sensitivity",

@@ -12,11 +12,11 @@ from secateur.export.onnx_operators import ExportedOperator, Width, input_shape,
 from secateur.export.onnx_profile import kernel_times
 from secateur.graph import ChannelGraph
 
-LEVELS = 8
+LEVELS = 6
 """Sizes of one dimension that are measured at most."""
 
-ALL_BELOW = 64
-"""Up to this size every multiple is measured, as far as LEVELS go."""
+NARROW = 64
+"""Up to this size the smallest multiple is measured too where it is smaller than a block."""
 
 SESSION_BYTES = 2**27
 """Of weights and outputs that are measured in one session."""
@@ -96,11 +96,12 @@ def width_grid(graph: ChannelGraph, operator: ExportedOperator, *, multiple: int
 
 
 def _levels(size: int, multiple: int, block: int, most: int) -> tuple[int, ...]:
-    step = math.lcm(multiple, block) if size > ALL_BELOW else multiple
-    below = list(range(step, size, step))
-    if len(below) >= most:
-        below = [below[round(place * (len(below) - 1) / (most - 1))] for place in range(most - 1)]
-    return tuple(dict.fromkeys((*below, size)))
+    step = math.lcm(multiple, block)
+    first = [multiple] if multiple < min(step, size) and size <= NARROW else []
+    below, most = list(range(step, size, step)), most - 1 - len(first)
+    if len(below) > most:
+        below = [below[round(place * (len(below) - 1) / max(1, most - 1))] for place in range(most)]
+    return (*first, *below, size)
 
 
 def kernel_block(operators: Sequence[ExportedOperator], *, threads: int, rounds: int) -> int:

@@ -21,6 +21,7 @@ from secateur.methods.scratch import from_scratch
 from secateur.randomness import derive_seed
 from secateur.recipe.checks import check_outputs, check_training, require_prunable
 from secateur.recipe.compacting import packed
+from secateur.recipe.latency import timing_of, with_table, with_table_fingerprint
 from secateur.recipe.lock import locked, refuse_busy
 from secateur.recipe.measuring import Finished, Measured, measure_all
 from secateur.recipe.proving import proved_cut
@@ -63,7 +64,7 @@ def compress(
         Interrupted: Ctrl-C; the same call continues.
     """
     model, data = fingerprinted(recipe.model, recipe.data, recipe.machine)
-    recipe = replace(recipe, model=model, data=data)
+    recipe = with_table_fingerprint(replace(recipe, model=model, data=data))
     place = RunDirectory(Path(out))
     if begun_in is not None and place.folder.resolve() == begun_in.resolve():
         raise UsageError(f"{out} is the folder of the search; give the picked network one of its own with --out")
@@ -111,6 +112,7 @@ class Job:
     graph: ChannelGraph
     task: SupervisedTask
     log: RunLog
+    limits: Budget | None  # of the recipe, with its latency table
 
     @classmethod
     def prepare(cls, recipe: Recipe, place: RunDirectory, progress: Progress) -> "Job":
@@ -130,7 +132,14 @@ class Job:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", MinimumWarning)  # said again when the cut is decided for good
             # Sizes alone tell whether the budget can be met, so untrained weights do for this.
-            budget = first_budget(recipe, graph)
+            limits = with_table(
+                recipe.budget,
+                recipe.latency_table,
+                graph,
+                subject.example_inputs,
+                threads=recipe.machine.threads,
+            )
+            budget = first_budget(recipe, graph, limits)
             plan = recipe.method.decide(graph, subject.model, budget)
         task = SupervisedTask(data, settings=recipe.train, seed=recipe.seed, device=str(device), progress=progress)
         with torch.no_grad(), memory_named(recipe.train.batch_size):
@@ -144,7 +153,7 @@ class Job:
             if plan.is_empty:
                 raise BudgetError(nothing_to_cut(budget))
             proved_cut(subject.model, plan, subject.example_inputs)
-        return cls(recipe, place, progress, subject, data, graph, task, RunLog(place.path("log")))
+        return cls(recipe, place, progress, subject, data, graph, task, RunLog(place.path("log")), limits)
 
     def run(self, command: tuple[str, ...]) -> RunRecord:
         """Train where asked for, cut, fine-tune, write, measure."""
@@ -160,9 +169,15 @@ class Job:
             )
         self.tell(f"dense model: {dense.in_words()} on the validation split")
         search = search_budget(
-            self.recipe, self.subject.model, self.tuning_task(), self.place.folder, store=store, tell=self.tell
+            self.recipe,
+            self.subject.model,
+            self.tuning_task(),
+            self.place.folder,
+            limits=self.limits,
+            store=store,
+            tell=self.tell,
         )
-        budget = self.recipe.budget if search is None else search.budget
+        budget = self.limits if search is None else search.budget
         compressed = self.compress(store, budget)
         write_compressed(self.place, self.recipe, self.subject, self.data, compressed, budget)
 
@@ -186,6 +201,7 @@ class Job:
                 onnx_file=self.place.path("onnx"),
                 exports_onnx="onnx" in self.recipe.export,
                 threads=self.recipe.machine.threads or 1,
+                timing=timing_of(budget),
             ),
             self.tell,
         )
@@ -283,6 +299,7 @@ class Job:
             ),
             weights=compressed.record.weights,
             width_search=beside_default(self.recipe, self.data, compressed.record.width_search),
+            latency_budget=measured.latency_budget,
             agreement=measured.agreement,
             prunable_share_of_macs=None if pruned else self.graph.prunable_share_of_macs(allow_approximate=allowed),
             locked={

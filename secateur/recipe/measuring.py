@@ -14,6 +14,7 @@ from secateur.errors import ExportError
 from secateur.export import OnnxModel, export_onnx, save
 from secateur.graph import ChannelGraph, Plan, apply
 from secateur.measure import compare_latency, compare_predictions, evaluate_artifact, open_classifier
+from secateur.recipe.latency import Timing, measured_budget
 from secateur.recipe.sparse_files import unpack_file
 from secateur.recipe.subject import Subject
 from secateur.record import Evaluation, Measurement, PrunedWeights
@@ -31,11 +32,13 @@ class Measured:
     Attributes:
         measurements: by the keys of ``RunRecord.measurements``.
         agreement: of the ONNX file with torch.
+        latency_budget: what became of a budget in milliseconds.
         notes: what could not be measured and why.
     """
 
     measurements: dict[str, Measurement] = field(default_factory=dict)
     agreement: record.Agreement | None = None
+    latency_budget: record.LatencyBudget | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -58,6 +61,7 @@ class Finished:
         sparse_file: its compact file, where weights were pruned.
         onnx_file: where its ONNX file goes.
         exports_onnx: whether there is to be one.
+        timing: a budget in milliseconds, if there is one.
         threads: that latency is measured with; idle threads of one model disturb the other, so 1 is steadiest.
     """
 
@@ -74,6 +78,7 @@ class Finished:
     onnx_file: Path
     exports_onnx: bool
     threads: int
+    timing: Timing | None = None
 
     @property
     def code(self) -> str | None:
@@ -121,6 +126,13 @@ def measure_all(finished: Finished, tell: Callable[[str], None]) -> Measured:
             exported = _export(finished, found, tuned, dense_onnx)
         tell(f"measuring latency: {LATENCY_REPEATS} runs each, in turn, {counted(finished.threads, 'thread')}")
         _time(finished, found, tuned, dense_onnx if exported else None)
+        if finished.timing is not None:
+            asked = finished.timing.asked(finished.graph, finished.plan)
+            example = finished.subject.example_inputs
+            found.latency_budget, notes = measured_budget(
+                finished.timing, asked, dense_onnx if exported else None, finished.onnx_file, example, tell
+            )
+            found.notes += notes
     return found
 
 

@@ -24,10 +24,11 @@ from secateur.methods.restoring import RESTORATION, Cut, restored
 from secateur.methods.running import silent
 from secateur.methods.scoring_data import planning_notes
 from secateur.recipe.checks import require_prunable
+from secateur.recipe.latency import timing_of, with_table
 from secateur.recipe.proving import proved_cut
 from secateur.recipe.rundir import refuse_file_above
 from secateur.recipe.subject import Subject
-from secateur.record import Restoration
+from secateur.record import LatencyBudget, Restoration
 from secateur.training import SupervisedTask, TrainSettings
 
 
@@ -39,6 +40,7 @@ class MadePlan:
     plan: Plan
     notes: tuple[str, ...]
     random_weights: bool = False
+    latency: LatencyBudget | None = None  # of a budget in milliseconds, as far as it is known before anything is cut
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan as in its file, and with it the costs, the notes, and whether the weights are random."""
@@ -48,10 +50,16 @@ class MadePlan:
             "costs": {
                 name: {"before": getattr(before, name), "after": getattr(after, name)}
                 for name in ("macs", "params", "size_bytes", "activation_bytes")
-            },
+            }
+            | ({} if self.latency is None else {"latency_ms": self._latency(self.latency)}),
             "notes": list(self.notes),
             "random_weights": self.random_weights,
         }
+
+    @staticmethod
+    def _latency(asked: LatencyBudget) -> dict[str, float]:
+        before = asked.asked_ms / asked.asked_share
+        return {"before": before, "after": asked.predicted_ms, "asked": asked.asked_ms}
 
 
 @dataclass(frozen=True)
@@ -70,8 +78,22 @@ class Applied:
     restored: Restoration | None = None
 
 
-def make_plan(subject: Subject, budget: Budget | None, method: Method) -> MadePlan:
+def make_plan(
+    subject: Subject,
+    budget: Budget | None,
+    method: Method,
+    *,
+    latency_table: str | None = None,
+    threads: int | None = None,
+) -> MadePlan:
     """Decide what to cut; nothing is touched.
+
+    Args:
+        subject: the dense model.
+        budget: what the result may cost.
+        method: how to decide.
+        latency_table: path of the table for a budget in milliseconds.
+        threads: that the result is to run with; None where nobody said.
 
     Raises:
         BudgetError: the budget cannot be met.
@@ -85,6 +107,7 @@ def make_plan(subject: Subject, budget: Budget | None, method: Method) -> MadePl
             "another method here"
         )
     require_prunable(graph, method)
+    budget = with_table(budget, latency_table, graph, subject.example_inputs, threads=threads)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", MinimumWarning)
         plan = method.decide(graph, subject.model, budget)
@@ -92,7 +115,9 @@ def make_plan(subject: Subject, budget: Budget | None, method: Method) -> MadePl
     notes += [*subject.notes, *notes_on(graph, plan), *planning_notes(method)]
     if not subject.has_weights:
         notes.append("no --weights were given, so the scores are those of random weights")
-    return MadePlan(graph, plan, tuple(notes), random_weights=not subject.has_weights)
+    timing = timing_of(budget)
+    asked = None if timing is None else timing.asked(graph, plan)
+    return MadePlan(graph, plan, tuple(notes), random_weights=not subject.has_weights, latency=asked)
 
 
 def plan_without(subject: Subject, blocks: Sequence[str]) -> MadePlan:

@@ -52,6 +52,7 @@ CHANGED = {
     "model.weights_fingerprint": "the weight file",
     "model.code_fingerprint": "the code of the model",
     "data.fingerprint": "the data",
+    "latency_table_fingerprint": "the latency table",
 }
 """Fingerprints in the settings, by what they are of."""
 

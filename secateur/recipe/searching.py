@@ -15,20 +15,32 @@ from secateur.report import write_tradeoff
 from secateur.training import Store, Task
 
 
-def first_budget(recipe: Recipe, graph: ChannelGraph) -> Budget | None:
+def first_budget(recipe: Recipe, graph: ChannelGraph, limits: Budget | None) -> Budget | None:
     """Return the budget that tells before any work whether the recipe can be done.
+
+    Args:
+        recipe: what is asked for.
+        graph: of the dense model.
+        limits: the recipe's budget, with its latency table where it has one.
 
     Raises:
         BudgetError: the limits beside an accuracy cannot be met.
     """
     if recipe.max_drop is None:
-        return recipe.budget
+        return limits
     wanted = recipe.max_drop
-    return easiest_budget(graph, recipe.method, amount=wanted.amount, tolerance=wanted.tolerance, also=recipe.budget)
+    return easiest_budget(graph, recipe.method, amount=wanted.amount, tolerance=wanted.tolerance, also=limits)
 
 
 def search_budget(
-    recipe: Recipe, model: nn.Module, task: Task, folder: Path, *, store: Store, tell: Progress
+    recipe: Recipe,
+    model: nn.Module,
+    task: Task,
+    folder: Path,
+    *,
+    limits: Budget | None,
+    store: Store,
+    tell: Progress,
 ) -> Search | None:
     """Find the smallest budget within the accuracy that the recipe asks for, and write the curve into ``folder``.
 
@@ -51,7 +63,7 @@ def search_budget(
             amount=wanted.amount,
             recovery_epochs=wanted.recovery_epochs,
             tolerance=wanted.tolerance,
-            also=recipe.budget,
+            also=limits,
             store=store,
             progress=tell,
         )

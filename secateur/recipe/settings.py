@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, JsonValue, TypeAdapter
 
 from secateur.cost import Budget, parse_amount
+from secateur.cost.budget import NO_TABLE
 from secateur.data import augmentation_named, normalization_named
 from secateur.data.splits import check_share
 from secateur.data.train_share import check_train_share
@@ -138,6 +139,8 @@ class Recipe:
     train_epochs: int = 0  # of the dense model, before the cut; needed where there are no weights
     train: TrainSettings = DENSE_TRAINING  # of the dense model, and of the control
     budget: Budget | None = None  # what the result may cost; None where ratios or max_drop decide
+    latency_table: str | None = None  # path of what `secateur measure` wrote, for a budget in milliseconds
+    latency_table_fingerprint: str | None = None  # of its content, so that another table is not mistaken for it
     max_drop: MaxDrop | None = None  # the smallest model within so many points
     method: AnyMethod = field(default_factory=lambda: Magnitude(finetune=FINE_TUNING))
     control: Literal["scratch"] | None = None  # scratch: train what the method found from random weights instead
@@ -173,6 +176,7 @@ class Recipe:
         for name in ("ratios", "ratio", "keep", "quality"):
             if getattr(self.method, name, None):
                 self._refuse_beside(name)
+        self._check_latency()
         if self.max_drop is not None:
             refuse_search_around(self.method)
         if self.compact != AS_IT_IS and self.method.reduces != "weights":
@@ -184,6 +188,31 @@ class Recipe:
         if self.control is not None and self.method.finetune_epochs == 0:
             raise UsageError(
                 "the control trains as long as the method fine-tunes, and finetune_epochs is 0; give --epochs"
+            )
+
+    def _check_latency(self) -> None:
+        """Refuse a budget in milliseconds that nothing could predict or measure.
+
+        Raises:
+            BudgetError: there is no table, or one without a budget, or the method makes nothing faster.
+            UsageError: no ONNX file is asked for, which would be timed.
+        """
+        timed = self.budget is not None and self.budget.latency_ms is not None
+        if timed and self.latency_table is None:
+            raise BudgetError(NO_TABLE)
+        if self.latency_table is not None and not timed:
+            raise BudgetError(
+                f"there is a latency table ({self.latency_table}), but no budget in milliseconds; give --latency-ms "
+                "(budget.latency_ms in a recipe), such as 0.5x or 3.2ms, or leave the table out"
+            )
+        if timed and self.method.reduces == "weights":
+            raise BudgetError(
+                f"the method {self.method.name} makes weights zero, which runtimes multiply like any others, so no "
+                "budget in milliseconds can be met; give nonzeros, or take a method that removes channels"
+            )
+        if timed and "onnx" not in self.export:
+            raise UsageError(
+                "a budget in milliseconds is checked on the ONNX file, and export does not name it; add onnx to export"
             )
 
     def _refuse_beside(self, name: str) -> None:

@@ -3,6 +3,7 @@
 from secateur.record.earlier import with_defaults as with_defaults
 from secateur.record.environment import Environment as Environment
 from secateur.record.environment import environment as environment
+from secateur.record.latency_budget import LatencyBudget as LatencyBudget
 from secateur.record.log import RunLog as RunLog
 from secateur.record.log import read_log as read_log
 from secateur.record.measurements import MEAN_IOU as MEAN_IOU
@@ -51,6 +52,7 @@ __all__ = [
     "ImageLayer",
     "JointNetwork",
     "Latency",
+    "LatencyBudget",
     "LayerHistograms",
     "LayerWeights",
     "Measurement",

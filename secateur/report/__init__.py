@@ -11,6 +11,9 @@ from secateur.report.front import write_front as write_front
 from secateur.report.grid import Grid as Grid
 from secateur.report.grid import print_facts as print_facts
 from secateur.report.grid import print_grid as print_grid
+from secateur.report.latency_budget import latency_facts as latency_facts
+from secateur.report.latency_table import table_facts as table_facts
+from secateur.report.latency_table import table_grid as table_grid
 from secateur.report.page import report_markdown as report_markdown
 from secateur.report.page import write_report as write_report
 from secateur.report.pruning_steps import STEP_FILES as STEP_FILES
@@ -50,6 +53,7 @@ __all__ = [
     "front_facts",
     "front_grid",
     "groups_grid",
+    "latency_facts",
     "limits",
     "plan_facts",
     "plan_grid",
@@ -65,6 +69,8 @@ __all__ = [
     "result_grid",
     "sensitivity_facts",
     "sensitivity_grid",
+    "table_facts",
+    "table_grid",
     "why_json",
     "why_text",
     "widths_grid",

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secateur.record import MEAN_IOU, TOP1, Evaluation, Measurement, Proof, RunRecord
 from secateur.report.grid import Grid
+from secateur.report.latency_budget import latency_facts
 from secateur.report.pruned_weights import pruned_facts
 from secateur.report.restored import restored_facts
 from secateur.report.values import NOTHING, count, latency, of_dense, share, size
@@ -115,6 +116,7 @@ def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[t
                 f"{counted(timing.threads, 'thread')}, {timing.device}; models timed in turn",
             )
         )
+    facts += latency_facts(record.latency_budget)
     if record.prunable_share_of_macs is not None:
         facts.append(("can be cut", f"at most {share(record.prunable_share_of_macs, 1)} of the MACs of this model"))
     if record.weights is None:  # which need no channel to be free

@@ -45,8 +45,8 @@ class Limits:
         floors = {name: floor_of(graph.group(name).size, min_share) for name in names}
         if budget.latency_ms is not None:
             raise BudgetError(
-                "gate_decorator removes channels one by one, and runtimes are fast at multiples only, so it cannot meet "
-                "a budget in milliseconds; give a budget in macs, or take the method global, l1 or autoslim"
+                "gate_decorator removes channels one by one, and runtimes are fast at multiples only, so it cannot "
+                "meet a budget in milliseconds; give one in macs, or take the method global, l1 or autoslim"
             )
         made = cls(graph, budget.limits(graph), floors, allow_approximate)
         least = np.asarray([floors.get(group.name, group.size) for group in graph.groups], dtype=np.int64)

@@ -104,11 +104,16 @@ def to_budget(
         allow_approximate: as in :func:`secateur.allocate`.
 
     Raises:
-        BudgetError: the budget cannot be met, or is one of bytes.
+        BudgetError: the budget cannot be met, or is one of bytes or milliseconds.
     """
     if budget.size_bytes is not None:
         raise BudgetError(
             "a budget of size_bytes cannot be met by channel selections, whose part of the file is not counted; give "
+            "a budget in params or macs, or selections: false"
+        )
+    if budget.latency_ms is not None:
+        raise BudgetError(
+            "a budget in milliseconds cannot be met by channel selections, which are no part of a latency table; give "
             "a budget in params or macs, or selections: false"
         )
     limits = sorted({value for values in scores.values() for value in values.tolist()})
