@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import graph_tables
+import latency_tables
 import levels_tables
 import pruning_tables
 import slimmable_tables
@@ -206,6 +207,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "masked_step": sparse_tables.masked_step,
     "lenet_figures": levels_tables.lenet_figures,
     "sparsity_levels": levels_tables.sparsity_levels,
+    "latency_budget": latency_tables.latency_budget,
     "slimmable": slimmable_tables.slimmable,
     "autoslim_search": slimmable_tables.autoslim_search,
     "autoslim_cifar": slimmable_tables.autoslim_cifar,

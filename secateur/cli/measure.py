@@ -27,7 +27,7 @@ def measure(
     multiple: Annotated[
         int, option("Measuring", min=1, help="of channels, which widths are measured at and later cut to")
     ] = 8,
-    rounds: Annotated[int, option("Measuring", min=2, help="of each measurement, of which the shortest counts")] = 15,
+    rounds: Annotated[int, option("Measuring", min=2, help="of each measurement; the shortest counts")] = 15,
     networks: Annotated[
         int, option("Measuring", min=1, help="whole networks of random widths that the table is fitted to")
     ] = 3,
@@ -37,9 +37,8 @@ def measure(
 
     With the table `secateur prune --latency-ms 0.5x --latency-table FILE` cuts to half of the network's latency on this
     machine. Layers are measured as the runtime fuses them, one thread unless --threads says more; then a few whole
-    networks are exported and measured in turn with the uncut one. Weights do not matter, so none are needed. A ResNet-18
-    takes two to four minutes, most of them for exporting; the same command continues what was stopped. Leave the
-    machine alone meanwhile.
+    networks are exported and measured in turn with the uncut one. Weights do not matter, so none are needed. It takes
+    minutes, most of them for exporting; the same command continues what was stopped. Leave the machine alone meanwhile.
 
     Example: `secateur measure --model torchvision:resnet18 --out resnet18-latency.json`
     """
