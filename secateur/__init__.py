@@ -11,10 +11,13 @@ if TYPE_CHECKING:
     from secateur.compensation import compensate as compensate
     from secateur.compensation import reestimate_batch_norm as reestimate_batch_norm
     from secateur.cost import Budget as Budget
+    from secateur.cost import LatencyTable as LatencyTable
+    from secateur.cost import Milliseconds as Milliseconds
     from secateur.cost import MinimumWarning as MinimumWarning
     from secateur.cost import Profile as Profile
     from secateur.cost import allocate as allocate
     from secateur.cost import profile as profile
+    from secateur.cost import read_latency_table as read_latency_table
     from secateur.criteria import CRITERIA as CRITERIA
     from secateur.criteria import Accumulator as Accumulator
     from secateur.criteria import Criterion as Criterion
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
     from secateur.graph import narrowed as narrowed
     from secateur.graph import trace as trace
     from secateur.graph import verify as verify
+    from secateur.measure import TableSettings as TableSettings
+    from secateur.measure import measure_latency_table as measure_latency_table
     from secateur.methods import L1 as L1
     from secateur.methods import METHODS as METHODS
     from secateur.methods import AutoSlim as AutoSlim
@@ -64,7 +69,16 @@ __version__ = "0.1.0"
 
 _HOME = {
     "secateur.compensation": ("RestoreSettings", "compensate", "reestimate_batch_norm"),
-    "secateur.cost": ("Budget", "MinimumWarning", "Profile", "allocate", "profile"),
+    "secateur.cost": (
+        "Budget",
+        "LatencyTable",
+        "Milliseconds",
+        "MinimumWarning",
+        "Profile",
+        "allocate",
+        "profile",
+        "read_latency_table",
+    ),
     "secateur.criteria": ("CRITERIA", "Accumulator", "Criterion", "score", "score_blocks"),
     "secateur.data": ("load_data",),
     "secateur.errors": ("SecateurError",),
@@ -84,6 +98,7 @@ _HOME = {
         "trace",
         "verify",
     ),
+    "secateur.measure": ("TableSettings", "measure_latency_table"),
     "secateur.methods": (
         "L1",
         "METHODS",

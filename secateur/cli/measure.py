@@ -48,7 +48,7 @@ def measure(
     recipe.check_target(out, force=force)
     settings = measuring.TableSettings(
         batch_size=batch,
-        threads=common.threads or 1,
+        threads=1 if common.threads is None else common.threads,
         multiple=multiple,
         rounds=rounds,
         networks=networks,

@@ -18,6 +18,7 @@ COMMANDS = (
     "export",
     "groups",
     "profile",
+    "measure",
     "inspect",
     "pack",
     "unpack",
