@@ -3,7 +3,7 @@
 from typing import Any
 
 from pydantic import GetCoreSchemaHandler
-from pydantic_core import CoreSchema, core_schema
+from pydantic_core import CoreSchema, PydanticSerializationUnexpectedValue, core_schema
 
 from secateur.errors import BudgetError
 
@@ -12,7 +12,7 @@ class Milliseconds(float):
     """An absolute latency, written ``0.4ms``; a plain number of at most 1 is a share of the original's."""
 
     def __str__(self) -> str:
-        return f"{float(self):.10g}ms"
+        return f"{float(self)!r}ms"
 
     def __repr__(self) -> str:
         return f"Milliseconds({float(self)!r})"
@@ -25,8 +25,14 @@ class Milliseconds(float):
         return core_schema.json_or_python_schema(
             json_schema=text,
             python_schema=core_schema.union_schema([core_schema.is_instance_schema(cls), text]),
-            serialization=core_schema.plain_serializer_function_ser_schema(str, when_used="json"),
+            serialization=core_schema.plain_serializer_function_ser_schema(cls._written, when_used="json"),
         )
+
+    @staticmethod
+    def _written(value: Any) -> str:
+        if not isinstance(value, Milliseconds):  # another kind of number in a union
+            raise PydanticSerializationUnexpectedValue(f"{value!r} is a {type(value).__name__}")
+        return str(value)
 
     @classmethod
     def _from_text(cls, text: str) -> "Milliseconds":

@@ -9,6 +9,7 @@ from secateur.measure.latency import Latency as Latency
 from secateur.measure.latency import LatencyComparison as LatencyComparison
 from secateur.measure.latency import compare_latency as compare_latency
 from secateur.measure.latency import measure_latency as measure_latency
+from secateur.measure.latency import steady_clock as steady_clock
 from secateur.measure.latency_table import QuietTable as QuietTable
 from secateur.measure.latency_table import TableProgress as TableProgress
 from secateur.measure.latency_table import TableSettings as TableSettings
@@ -58,6 +59,7 @@ __all__ = [
     "read_sensitivity",
     "scan_sensitivity",
     "sensitive_groups",
+    "steady_clock",
     "torch_threads",
     "write_sensitivity",
 ]

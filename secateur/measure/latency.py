@@ -203,6 +203,15 @@ class _Timer:
             torch.mps.synchronize()
 
 
+def steady_clock(threads: int) -> Callable[[], int]:
+    """Return the clock, in nanoseconds, by which ONNX models are compared while other work is on the machine.
+
+    One thread computes in the process's own, whose processor time stands still while it waits for its turn and is
+    otherwise that of the wall. With several threads processor time adds them up, so only the wall tells.
+    """
+    return time.process_time_ns if threads == 1 else time.perf_counter_ns
+
+
 @contextlib.contextmanager
 def _ready(
     model: Timed, example_inputs: ExampleInputs, threads: int, device: torch.device

@@ -26,29 +26,40 @@ def fitted(
         seen: networks to fit to, the whole one first.
         held_out: networks to try the fit on.
     """
-    speed = median(one.dense_ms for one in (*seen, *held_out))
+    dense = [one.dense_ms for one in (*seen, *held_out)]
+    speed = median(dense)
+    seen, held_out = ([_at_speed(one, speed) for one in networks] for networks in (seen, held_out))
     operators = _with_factors(table.operators, graph, seen)
     stored = [graph.costs.storages.values(graph.costs.forms.sizes(_kept(one))).sum() for one in seen]
-    rest_ms, per_byte = _line(
-        [float(size) * table.batch_size for size in stored], [one.rest_ms * speed / one.dense_ms for one in seen]
-    )
+    rest_ms, per_byte = _line([float(size) * table.batch_size for size in stored], [one.rest_ms for one in seen])
     parts = replace(table, operators=operators, rest_ms=rest_ms, rest_ms_per_byte=per_byte, scale=1.0, overhead_ms=0.0)
     sums = [parts.latency_ms(graph, _kept(one)) for one in seen]
-    overhead_ms, scale = _line(sums, [one.whole_ms * speed / one.dense_ms for one in seen])
+    overhead_ms, scale = _line(sums, [one.whole_ms for one in seen])
     whole = replace(parts, scale=scale, overhead_ms=overhead_ms, dense_ms=speed)
-    dense = [one.dense_ms for one in (*seen, *held_out)]
     return replace(
         whole,
         networks=tuple(
             NetworkTime(
                 macs=one.macs,
-                measured_ms=one.whole_ms * speed / one.dense_ms,
+                measured_ms=one.whole_ms,
                 predicted_ms=whole.latency_ms(graph, _kept(one)),
                 held_out=number >= len(seen),
             )
             for number, one in enumerate((*seen, *held_out))
         ),
         drift=max(dense) / min(dense) - 1,
+    )
+
+
+def _at_speed(network: MeasuredNetwork, dense_ms: float) -> MeasuredNetwork:
+    """Return the times that a network would have had on a machine on which the whole one takes ``dense_ms``."""
+    faster = dense_ms / network.dense_ms
+    return replace(
+        network,
+        operators={name: ms * faster for name, ms in network.operators.items()},
+        rest_ms=network.rest_ms * faster,
+        whole_ms=network.whole_ms * faster,
+        dense_ms=dense_ms,
     )
 
 

@@ -12,11 +12,11 @@ from secateur.export.onnx_operators import ExportedOperator, Width, input_shape,
 from secateur.export.onnx_profile import kernel_times
 from secateur.graph import ChannelGraph
 
-LEVELS = 6
+LEVELS = 7
 """Sizes of one dimension that are measured at most."""
 
 NARROW = 64
-"""Up to this size the smallest multiple is measured too where it is smaller than a block."""
+"""Up to this size multiples that are smaller than a block are measured too, of which the kernels take less."""
 
 SESSION_BYTES = 2**27
 """Of weights and outputs that are measured in one session."""
@@ -97,7 +97,7 @@ def width_grid(graph: ChannelGraph, operator: ExportedOperator, *, multiple: int
 
 def _levels(size: int, multiple: int, block: int, most: int) -> tuple[int, ...]:
     step = math.lcm(multiple, block)
-    first = [multiple] if multiple < min(step, size) and size <= NARROW else []
+    first = list(range(multiple, min(step, size), multiple))[: most - 3] if size <= NARROW else []
     below, most = list(range(step, size, step)), most - 1 - len(first)
     if len(below) > most:
         below = [below[round(place * (len(below) - 1) / max(1, most - 1))] for place in range(most)]

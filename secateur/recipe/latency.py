@@ -10,7 +10,7 @@ from secateur.cost import Budget, LatencyTable, read_latency_table
 from secateur.errors import BudgetError
 from secateur.export import OnnxModel
 from secateur.graph import ChannelGraph, Plan
-from secateur.measure import compare_latency
+from secateur.measure import compare_latency, steady_clock
 from secateur.methods.levels import cost_after
 from secateur.recipe.settings import Recipe
 from secateur.record import LatencyBudget, environment
@@ -52,19 +52,20 @@ class Timing:
         """
         one, threads = example[:1], self.table.threads
         inputs = one.expand(self.table.batch_size, *one.shape[1:]).contiguous()
-        pair = compare_latency(
-            OnnxModel(dense, threads=threads),
-            OnnxModel(delivered, threads=threads),
-            inputs,
-            threads=threads,
-            repeats=TIMED_RUNS,
-        )
+        models = OnnxModel(dense, threads=threads), OnnxModel(delivered, threads=threads)
+        pair = compare_latency(*models, inputs, threads=threads, repeats=TIMED_RUNS)
+        processor_share = None
+        if threads == 1:
+            clock = steady_clock(threads)
+            steady = compare_latency(*models, inputs, threads=threads, repeats=TIMED_RUNS, clock_ns=clock)
+            processor_share = steady.second.least_ms / steady.first.least_ms
         return replace(
             asked,
             measured_ms=pair.second.least_ms,
             measured_median_ms=pair.second.median_ms,
             dense_ms=pair.first.least_ms,
             dense_median_ms=pair.first.median_ms,
+            processor_share=processor_share,
             runs=TIMED_RUNS,
         )
 

@@ -24,6 +24,7 @@ class LatencyBudget:
     measured_median_ms: float | None = None
     dense_ms: float | None = None  # of the dense model, in turn with it, the shortest of all runs
     dense_median_ms: float | None = None
+    processor_share: float | None = None  # of processor time, which is steadier under load; None with several threads
     runs: int = 0  # of each
     threads: int
     batch_size: int
@@ -40,5 +41,6 @@ class LatencyBudget:
 
     @property
     def off(self) -> float | None:
-        """How far the measured share lies above the one asked for, relative to that; None where it was not timed."""
-        return None if self.measured_share is None else self.measured_share / self.asked_share - 1
+        """How far the share lies above the one asked for, relative to that; of processor time where it is known."""
+        share = self.measured_share if self.processor_share is None else self.processor_share
+        return None if share is None else share / self.asked_share - 1

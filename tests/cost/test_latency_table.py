@@ -160,9 +160,7 @@ def test_latency_that_rises_on_the_way_down_is_not_passed_by(net: tuple[nn.Modul
     scores = {name: values for name, values in score(graph, model, "l1").items() if name == "2"}
     plan = allocate(graph, scores, budget)
     # One unit less at a time, the first network that holds: 48 → 32 of the middle layer.
-    costs = [
-        table.latency_ms(graph, graph.kept_sizes(graph.plan({"2": range(size)}))) for size in range(48, 0, -1)
-    ]
+    costs = [table.latency_ms(graph, graph.kept_sizes(graph.plan({"2": range(size)}))) for size in range(48, 0, -1)]
     first = next(size for size, cost in zip(range(48, 0, -1), costs, strict=True) if cost <= 0.7 * costs[0])
     assert graph.kept_sizes(plan)[[group.name for group in graph.groups].index("2")] == first
 

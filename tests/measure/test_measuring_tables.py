@@ -195,7 +195,7 @@ def test_a_fit_finds_the_numbers_that_times_were_made_of(net: tuple[Net, Channel
         batch_size=1, threads=1, runtime_version="1", machine="made up", secateur="0", multiple=8, operators=operators,
         rest_ms=0.0, rest_ms_per_byte=0.0, scale=1.0, overhead_ms=0.0, dense_ms=1.0,
     )  # fmt: skip
-    factors, speed = {"first.0.weight": 1.5, "point.weight": 0.5}, (1.0, 1.3, 0.8, 1.1)
+    factors, speed = {"first.0.weight": 1.5, "point.weight": 0.5}, (1.0, 1.3, 0.8, 1.0)
     truth = replace(
         empty,
         operators=tuple(replace(one, factor=factors[one.weight]) for one in operators),
@@ -213,14 +213,12 @@ def test_a_fit_finds_the_numbers_that_times_were_made_of(net: tuple[Net, Channel
             MeasuredNetwork(
                 kept=tuple(kept.tolist()),
                 macs=1,
-                operators=inside,
-                rest_ms=0.1 + 2e-6 * stored,
+                operators={name: ms * slow for name, ms in inside.items()},
+                rest_ms=(0.1 + 2e-6 * stored) * slow,
                 whole_ms=truth.latency_ms(graph, kept) * slow,
                 dense_ms=truth.latency_ms(graph, graph.sizes) * slow,
             )
         )
-    # The rest was timed at the speed that the machine had, so it scatters; operators and sums do not.
-    networks = [replace(one, rest_ms=one.rest_ms * slow) for one, slow in zip(networks, speed, strict=True)]
     table = fitted(empty, graph, networks[:3], networks[3:])
     assert {one.weight: pytest.approx(one.factor) for one in table.operators} == factors
     assert table.worst_error == pytest.approx(0, abs=1e-6)
