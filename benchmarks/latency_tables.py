@@ -29,11 +29,11 @@ def latency_budget(record: dict[str, Any]) -> str:
     ]
     loads = [row["load_average"][0] for row in record["rows"]]
     rounds = sorted({row["rounds"] for row in record["rows"]})
+    counts = " or ".join(map(str, rounds))
     note = (
-        "Shares are of the uncut network's latency in ONNX Runtime, batch 1, one thread. Measured is the least processor "
-        f"time of {' or '.join(map(str, rounds))} runs against the least, in turn; without other work on the machine that "
-        "is the latency. By the wall is the shortest run against the shortest, which milliseconds are of. The table is off "
-        "by as much on networks held out of its fit. Load "
-        f"{min(loads):.1f} to {max(loads):.1f} on the machine; {machine(record)}."
+        "Shares are of the uncut network's latency in ONNX Runtime, batch 1, one thread. Measured is the least "
+        f"processor time of {counts} runs against the least, in turn; without other work on the machine that is the "
+        "latency. By the wall is the shortest run against the shortest, which milliseconds are of. The table is off by "
+        f"as much on networks held out of its fit. Load {min(loads):.1f} to {max(loads):.1f}; {machine(record)}."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}"

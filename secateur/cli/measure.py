@@ -30,7 +30,7 @@ def measure(
     rounds: Annotated[int, option("Measuring", min=2, help="of each measurement; the shortest counts")] = 15,
     networks: Annotated[
         int, option("Measuring", min=1, help="whole networks of random widths that the table is fitted to")
-    ] = 3,
+    ] = 4,
     held_out: Annotated[int, option("Measuring", min=1, help="further ones that tell how well it predicts")] = 2,
 ) -> None:
     """Measure how long each layer takes in ONNX Runtime at all widths, for budgets in milliseconds.

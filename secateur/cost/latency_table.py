@@ -2,7 +2,7 @@
 
 The time of a network is modelled as
 
-    overhead + scale × (rest + rest_per_byte × bytes of activations + Σ factor of operator × time of operator)
+    overhead + scale × (rest_per_byte × bytes of activations + Σ factor of operator × time of operator)
 
 where an operator's time is interpolated in a grid over its kept output and input channels, measured by
 :func:`secateur.measure.measure_latency_table`, which also fits the other numbers to whole networks.
@@ -139,10 +139,9 @@ class LatencyTable:
         secateur: version that measured.
         multiple: what kept sizes should be multiples of: between these, kernels are slower than the table says.
         operators: convolutions and matrix products that have weights.
-        rest_ms: of everything else in a network without activations.
-        rest_ms_per_byte: of everything else, for each byte of activations.
+        rest_ms_per_byte: of everything else that grows with the activations, for each byte of them.
         scale: from the sum of the parts to the whole.
-        overhead_ms: of a forward pass in which nothing is computed.
+        overhead_ms: what a forward pass takes whatever the widths are.
         dense_ms: the whole network, measured.
         networks: whole networks, those of the fit and those held out.
         drift: how much slower the whole network was at its slowest than at its fastest while the table was measured.
@@ -165,7 +164,6 @@ class LatencyTable:
     secateur: str
     multiple: int
     operators: tuple[OperatorTimes, ...]
-    rest_ms: float
     rest_ms_per_byte: float
     scale: float
     overhead_ms: float
@@ -177,7 +175,7 @@ class LatencyTable:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be a table."""
-        numbers = (self.rest_ms, self.rest_ms_per_byte, self.scale, self.overhead_ms, self.drift)
+        numbers = (self.rest_ms_per_byte, self.scale, self.overhead_ms, self.drift)
         if not all(0 <= value < float("inf") for value in numbers) or not 0 < self.dense_ms < float("inf"):
             raise ArtifactError("a time of the latency table is negative or not finite; measure it again")
         if self.multiple < 1 or self.threads < 1 or self.batch_size < 1:
@@ -218,7 +216,7 @@ class LatencyTable:
 
         def predict(kept: UnitArray) -> float:
             stored = float(costs.storages.values(costs.forms.sizes(kept)).sum())
-            parts = self.rest_ms + self.rest_ms_per_byte * stored * batch
+            parts = self.rest_ms_per_byte * stored * batch
             parts += sum(operator.factor * operator.alone_ms(*sizes.at(kept)) for operator, sizes in present)
             return self.overhead_ms + self.scale * parts
 

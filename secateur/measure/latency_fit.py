@@ -17,8 +17,9 @@ def fitted(
 ) -> LatencyTable:
     """Return ``table`` fitted to whole networks, and how well it predicts others.
 
-    Each operator gets the factor by which it is slower inside the networks; what is not an operator is linear in the
-    bytes of activations, with no coefficient below 0; scale and overhead then make the sums meet the forward passes.
+    Each operator gets the factor by which it is slower inside the networks. Everything else is a line over the bytes of
+    activations, of which only the slope is taken: these kernels are short, and noting one costs as much. Scale and
+    overhead then make the sums meet the forward passes; no coefficient is below 0.
 
     Args:
         table: with times of operators by themselves.
@@ -31,8 +32,8 @@ def fitted(
     seen, held_out = ([_at_speed(one, speed) for one in networks] for networks in (seen, held_out))
     operators = _with_factors(table.operators, graph, seen)
     stored = [graph.costs.storages.values(graph.costs.forms.sizes(_kept(one))).sum() for one in seen]
-    rest_ms, per_byte = _line([float(size) * table.batch_size for size in stored], [one.rest_ms for one in seen])
-    parts = replace(table, operators=operators, rest_ms=rest_ms, rest_ms_per_byte=per_byte, scale=1.0, overhead_ms=0.0)
+    _, per_byte = _line([float(size) * table.batch_size for size in stored], [one.rest_ms for one in seen])
+    parts = replace(table, operators=operators, rest_ms_per_byte=per_byte, scale=1.0, overhead_ms=0.0)
     sums = [parts.latency_ms(graph, _kept(one)) for one in seen]
     overhead_ms, scale = _line(sums, [one.whole_ms for one in seen])
     whole = replace(parts, scale=scale, overhead_ms=overhead_ms, dense_ms=speed)

@@ -48,7 +48,7 @@ class TableSettings:
     threads: int = 1
     multiple: int = 8
     rounds: int = 15
-    networks: int = 3
+    networks: int = 4
     held_out: int = 2
     seed: int = 0
 
@@ -201,7 +201,8 @@ def _networks(
     count = settings.networks + settings.held_out
     plans = random_plans(network.graph, count, multiple=settings.multiple, seed=settings.seed)
     # Those held out lie between the others in size.
-    order = sorted(range(count), key=lambda number: number % 2 == 1)
+    out = [(number + 1) * count // (settings.held_out + 1) for number in range(settings.held_out)]
+    order = [*(number for number in range(count) if number not in out), *out]
     for number, plan in enumerate((None, *(plans[place] for place in order))):
         if number < len(partial.networks):
             continue
@@ -224,7 +225,6 @@ def _empty(graph: ChannelGraph, one: Tensor, settings: TableSettings, version: s
         secateur=place.secateur,
         multiple=settings.multiple,
         operators=(),
-        rest_ms=0.0,
         rest_ms_per_byte=0.0,
         scale=1.0,
         overhead_ms=0.0,

@@ -20,7 +20,7 @@ from secateur.measure.latency import compare_latency, steady_clock
 from secateur.randomness import generator_for
 from secateur.record.measurements import STRICT
 
-SHARES = (0.35, 0.9)
+SHARES = (0.2, 0.9)
 """Of their units that groups keep on average, in the narrowest and the widest of the networks."""
 
 SPREAD = 0.3

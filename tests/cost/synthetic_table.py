@@ -47,7 +47,6 @@ def synthetic_table(
         secateur="0",
         multiple=multiple,
         operators=tuple(operators),
-        rest_ms=0.0,
         rest_ms_per_byte=0.0,
         scale=1.0,
         overhead_ms=overhead_ms,

@@ -62,9 +62,9 @@ def test_a_part_of_a_block_costs_as_much_as_the_block() -> None:
 
 def test_a_table_adds_up_its_operators(net: tuple[nn.Module, ChannelGraph]) -> None:
     _, graph = net
-    table = replace(synthetic_table(graph, WEIGHTS), overhead_ms=0.5, scale=2.0, rest_ms=0.25, rest_ms_per_byte=1e-6)
+    table = replace(synthetic_table(graph, WEIGHTS), overhead_ms=0.5, scale=2.0, rest_ms_per_byte=1e-6)
     stored = float(graph.costs.storages.values(graph.costs.forms.sizes(graph.sizes)).sum())
-    expected = 0.5 + 2.0 * (0.25 + 1e-6 * stored + (32 * 3 + 48 * 32 + 5 * 48) / 1000)
+    expected = 0.5 + 2.0 * (1e-6 * stored + (32 * 3 + 48 * 32 + 5 * 48) / 1000)
     assert table.latency_ms(graph, graph.sizes) == pytest.approx(expected)
 
 

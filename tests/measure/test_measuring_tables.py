@@ -193,13 +193,13 @@ def test_a_fit_finds_the_numbers_that_times_were_made_of(net: tuple[Net, Channel
     empty = LatencyTable(
         model_class=graph.model_class, fingerprint=graph.fingerprint, macs=graph.macs(), input_shape=(3, 8, 8),
         batch_size=1, threads=1, runtime_version="1", machine="made up", secateur="0", multiple=8, operators=operators,
-        rest_ms=0.0, rest_ms_per_byte=0.0, scale=1.0, overhead_ms=0.0, dense_ms=1.0,
+        rest_ms_per_byte=0.0, scale=1.0, overhead_ms=0.0, dense_ms=1.0,
     )  # fmt: skip
     factors, speed = {"first.0.weight": 1.5, "point.weight": 0.5}, (1.0, 1.3, 0.8, 1.0)
     truth = replace(
         empty,
         operators=tuple(replace(one, factor=factors[one.weight]) for one in operators),
-        rest_ms=0.1, rest_ms_per_byte=2e-6, scale=1.1, overhead_ms=0.2,
+        rest_ms_per_byte=2e-6, scale=1.1, overhead_ms=0.2,
     )  # fmt: skip
     plans = [None, *random_plans(graph, 3, multiple=8, seed=1)]
     networks = []
