@@ -159,6 +159,9 @@ def test_every_budget_is_held_by_the_first_configuration_that_can() -> None:
         for name, limit in limits.items():
             assert getattr(found, name) <= limit
         assert all(any(getattr(one, name) > limit for name, limit in limits.items()) for one in earlier)
+    brought = greedy_slimming(model, space, data, [Budget(latency_ms=0.85).with_table(_ByUnits())], graph=graph)
+    assert brought.configurations == front.configurations[: len(brought.configurations)]
+    assert brought.configurations[-1].latency_ms is not None
     smaller = trace(apply(model, plan_of(graph, space.uniform(0.5)), verify_with=None), data[0][0][:2])
     shares = greedy_slimming(model, space, data, [Budget(macs=1.0)], original=smaller)
     assert shares.configurations[-1].macs <= smaller.macs() < shares.configurations[-2].macs
