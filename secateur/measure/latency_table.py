@@ -115,7 +115,7 @@ def measure_latency_table(
 
     Every convolution and matrix product is measured in a grid of widths, with the activation that is fused into it.
     Then a few whole networks of random widths are exported as they would be shipped and measured, in turn with the
-    uncut one, which tells what layers take inside a network, and everything that is no such layer. The last of them are
+    uncut one, which tells what layers take inside a network, and everything that is no such layer. Some of them are
     held out to say how well the table predicts.
 
     Args:
