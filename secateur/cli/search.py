@@ -39,7 +39,15 @@ def search(
             "--pick",
             metavar="COST=AMOUNT",
             help="cut the super-net to the first network of the front with at most this cost: macs=0.4, params=100K, "
-            "size_bytes=1M, activation_bytes=50%; several hold together. Shares are of the super-net",
+            "size_bytes=1M, activation_bytes=50%, latency_ms=0.5x; several hold together. Shares are of the super-net",
+        ),
+    ] = None,
+    latency_table: Annotated[
+        Path | None,
+        option(
+            "Picking",
+            "--latency-table",
+            help="what `secateur measure` made of the super-net, for latency_ms; without it that of the recipe",
         ),
     ] = None,
     train: Annotated[
@@ -85,7 +93,7 @@ def search(
         if settings:
             raise UsageError("--set belongs to the search; a pick takes its recipe from the folder")
         folder, budget = Path(recipe), _budget(pick)
-        picked = recipes.picked_recipe(folder, budget, train=train, allow_code=allow_code)
+        picked = recipes.picked_recipe(folder, budget, train=train, latency_table=latency_table, allow_code=allow_code)
         done = recipes.compress(
             on_machine(picked, threads, device),
             out or folder.with_name("-".join([folder.resolve().name, *pick]).replace("=", "-")),
@@ -98,6 +106,11 @@ def search(
         return
     if train:
         raise UsageError("--train is for what --pick takes from a front; give --pick, or run `secateur compress`")
+    if latency_table is not None:
+        raise UsageError(
+            "--latency-table is for --pick latency_ms=…; a search has both in its recipe, or by --set "
+            f"latency_table={latency_table} --set budget.latency_ms=0.5x"
+        )
     chosen = on_machine(recipes.read_recipe(recipe, settings or (), allow_code=allow_code), threads, device)
     result = recipes.search_widths(
         chosen,
@@ -118,6 +131,7 @@ def _budget(picks: list[str]) -> "Budget":
     amounts: dict[str, str | None] = {}
     for pick in (part for text in picks for part in text.split(",")):
         name, separator, amount = (part.strip() for part in pick.partition("="))
+        name = name.replace("-", "_")
         if not separator or not amount:
             raise UsageError(f"--pick {pick!r} is no COST=AMOUNT; write for example --pick macs=0.4")
         if name not in BUDGET_OPTIONS:

@@ -1,8 +1,8 @@
 """What wires the other packages together: recipes, their runs and run directories, and the steps one by one."""
 
 from secateur.recipe.compact import Compact as Compact
+from secateur.recipe.compressing import compress as compress
 from secateur.recipe.demo import demo_recipe as demo_recipe
-from secateur.recipe.job import compress as compress
 from secateur.recipe.plans import Applied as Applied
 from secateur.recipe.plans import Checked as Checked
 from secateur.recipe.plans import MadePlan as MadePlan

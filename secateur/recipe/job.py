@@ -1,10 +1,10 @@
-"""A recipe's run: from a dense model to a proved, fine-tuned, exported one, in a folder that can be continued."""
+"""A recipe's job, everything checked: from a dense model to a proved, fine-tuned, exported one."""
 
 import contextlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import torch
 from secateur import record as records
 from secateur.cost import Budget, MinimumWarning
 from secateur.data import DataSource
-from secateur.errors import BudgetError, DataError, SecateurError, TrainingError, UsageError
+from secateur.errors import BudgetError, DataError, SecateurError, TrainingError
 from secateur.graph import ChannelGraph
 from secateur.methods import Compressed
 from secateur.methods.cut_words import nothing_to_cut
@@ -21,83 +21,20 @@ from secateur.methods.scratch import from_scratch
 from secateur.randomness import derive_seed
 from secateur.recipe.checks import check_outputs, check_training, require_prunable
 from secateur.recipe.compacting import packed
-from secateur.recipe.latency import timing_of, with_table, with_table_fingerprint
-from secateur.recipe.lock import locked, refuse_busy
+from secateur.recipe.latency import timing_of, with_table
 from secateur.recipe.measuring import Finished, Measured, measure_all
 from secateur.recipe.proving import proved_cut
-from secateur.recipe.rundir import CURVE, FILES, RunDirectory, RunResult, take_over
+from secateur.recipe.rundir import CURVE, FILES, RunDirectory
 from secateur.recipe.searching import first_budget, search_budget
 from secateur.recipe.settings import Recipe
-from secateur.recipe.subject import Subject, build_subject, fingerprinted, read_data, settle
+from secateur.recipe.subject import Subject, build_subject, read_data, settle
 from secateur.recipe.width_default import beside_default
 from secateur.recipe.writing import write_compressed, write_dense, write_model
 from secateur.record import RunLog, RunRecord, TrainResult, environment, write_record
 from secateur.report import write_front, write_pruning_steps, write_report, write_weight_figures
-from secateur.training import Progress, Quiet, Store, SupervisedTask, join_processes
-from secateur.training.devices import memory_named, wait_for_all
+from secateur.training import Progress, Store, SupervisedTask
+from secateur.training.devices import memory_named
 from secateur.wording import counted
-
-
-def compress(
-    recipe: Recipe,
-    out: Path | str,
-    *,
-    force: bool = False,
-    command: Sequence[str] = (),
-    progress: Progress | None = None,
-    begun_in: Path | None = None,
-) -> RunResult:
-    """Train where asked for, cut, fine-tune, prove, export and measure; a run that was killed goes on.
-
-    Args:
-        recipe: what to do.
-        out: the run directory; new, empty, or of the same run.
-        force: start over if it is of another run.
-        command: the words that started this, for the record.
-        progress: where to show how it goes.
-        begun_in: another run directory, whose training of the dense model or super-net, and whose search, count as
-            done here.
-
-    Raises:
-        SecateurError: anything wrong with the recipe, the model, the data or the folder, before work starts where it
-            can be known; a proof that fails; a loss that is not finite.
-        Interrupted: Ctrl-C; the same call continues.
-    """
-    model, data = fingerprinted(recipe.model, recipe.data, recipe.machine)
-    recipe = with_table_fingerprint(replace(recipe, model=model, data=data))
-    place = RunDirectory(Path(out))
-    if begun_in is not None and place.folder.resolve() == begun_in.resolve():
-        raise UsageError(f"{out} is the folder of the search; give the picked network one of its own with --out")
-    refuse_busy(place.folder)
-    finished = place.enter(recipe, force=force)
-    if finished is not None:
-        return RunResult(place.folder, finished, was_complete=True)
-    job = Job.prepare(recipe, place, progress or Quiet())
-    # Of several processes that train together the first one stands for all.
-    with locked(place.folder) if join_processes().first else contextlib.nullcontext():
-        finished = place.enter(recipe, force=force)  # another process may have been faster
-        if finished is not None:
-            return RunResult(place.folder, finished, was_complete=True)
-        place.begin(recipe, force=force)
-        if begun_in is not None and join_processes().first:
-            take_over(place.checkpoint, RunDirectory(begun_in).checkpoint)
-        wait_for_all(join_processes())
-        return RunResult(place.folder, _logged(job, tuple(command)))
-
-
-def _logged(job: "Job", command: tuple[str, ...]) -> RunRecord:
-    """Run the job; its log says how it began and ended."""
-    job.log.append("begin", command=list(command))
-    try:
-        record = job.run(command)
-    except SecateurError as error:
-        job.log.append("failed", error=str(error))
-        raise
-    except KeyboardInterrupt:
-        job.log.append("stopped")
-        raise
-    job.log.append("complete")
-    return record
 
 
 @dataclass(frozen=True)
@@ -154,6 +91,24 @@ class Job:
                 raise BudgetError(nothing_to_cut(budget))
             proved_cut(subject.model, plan, subject.example_inputs)
         return cls(recipe, place, progress, subject, data, graph, task, RunLog(place.path("log")), limits)
+
+    @contextlib.contextmanager
+    def logged(self, command: Sequence[str]) -> Iterator[None]:
+        """Say in the log how the work inside the block began and ended.
+
+        Args:
+            command: the words that started it.
+        """
+        self.log.append("begin", command=list(command))
+        try:
+            yield
+        except SecateurError as error:
+            self.log.append("failed", error=str(error))
+            raise
+        except KeyboardInterrupt:
+            self.log.append("stopped")
+            raise
+        self.log.append("complete")
 
     def run(self, command: tuple[str, ...]) -> RunRecord:
         """Train where asked for, cut, fine-tune, write, measure."""

@@ -9,17 +9,20 @@ from typing import Any
 import yaml
 
 from secateur.cost import Budget
-from secateur.errors import ArtifactError, BudgetError, SecateurError, UsageError
+from secateur.cost.budget import is_share
+from secateur.errors import ArtifactError, BudgetError, UsageError
 from secateur.methods import AutoSlim
 from secateur.recipe.job import Job
+from secateur.recipe.latency import with_table_fingerprint
 from secateur.recipe.lock import locked, refuse_busy
 from secateur.recipe.reading import recipe_from
-from secateur.recipe.rundir import FILES, MARK, RunDirectory
+from secateur.recipe.rundir import MARK, RunDirectory
 from secateur.recipe.settings import Recipe
 from secateur.recipe.subject import fingerprinted
 from secateur.recipe.width_default import beside_default
 from secateur.record import WidthSearch, read_width_search
 from secateur.report import write_front
+from secateur.slimmable import kept_units
 from secateur.training import Progress, Quiet, Store, join_processes
 
 
@@ -65,7 +68,7 @@ def search_widths(
     """
     method = _searching(recipe)
     model, data = fingerprinted(recipe.model, recipe.data, recipe.machine)
-    recipe = replace(recipe, model=model, data=data)
+    recipe = with_table_fingerprint(replace(recipe, model=model, data=data))
     place = RunDirectory(Path(out))
     refuse_busy(place.folder)
     place.enter(recipe, force=force)
@@ -77,25 +80,24 @@ def search_widths(
     with locked(place.folder) if first else contextlib.nullcontext():
         place.enter(recipe, force=force)  # another process may have been faster
         place.begin(recipe, force=force)
-        job.log.append("begin", command=list(command))
-        try:
+        with job.logged(command):
             store = Store(place.checkpoint)
             job.dense(store)
-            found = method.search(job.subject.model, job.tuning_task(), recipe.budget, store=store, progress=job.tell)
+            found = method.search(job.subject.model, job.tuning_task(), job.limits, store=store, progress=job.tell)
             found = beside_default(recipe, job.data, found) or found
             if first:
                 write_front(place.folder, found)
-        except SecateurError as error:
-            job.log.append("failed", error=str(error))
-            raise
-        except KeyboardInterrupt:
-            job.log.append("stopped")
-            raise
-        job.log.append("complete")
     return WidthSearchResult(place.folder, found)
 
 
-def picked_recipe(folder: Path | str, budget: Budget, *, train: bool = False, allow_code: bool = False) -> Recipe:
+def picked_recipe(
+    folder: Path | str,
+    budget: Budget,
+    *,
+    train: bool = False,
+    latency_table: Path | str | None = None,
+    allow_code: bool = False,
+) -> Recipe:
     """Return the recipe that cuts a searched super-net to the first network of its front within a budget.
 
     ``compress(recipe, out, begun_in=folder)`` runs it: a run of its own, proved, exported and measured as any other,
@@ -106,11 +108,14 @@ def picked_recipe(folder: Path | str, budget: Budget, *, train: bool = False, al
         budget: shares are of the super-net, as in the recipe.
         train: train the network from random weights, as the recipe of the search says; otherwise it has the super-net's
             weights, and batch norm measured anew.
+        latency_table: of the super-net, for a budget in milliseconds; None takes that of the search. Latency follows
+            from the widths, so that any search will do. Such a budget is checked on an ONNX file, so there is one then.
         allow_code: whether the recipe may name the user's code.
 
     Raises:
         UsageError: there is no finished search, or it trains nothing.
-        BudgetError: the search did not go down so far.
+        BudgetError: the search did not go down so far, or there is a budget in milliseconds and no table. How far it
+            went in milliseconds shows when the run begins, before anything is written.
     """
     place = RunDirectory(Path(folder))
     recipe = _begun_with(place, allow_code=allow_code)
@@ -127,7 +132,18 @@ def picked_recipe(folder: Path | str, budget: Budget, *, train: bool = False, al
             "--train"
         )
     epochs = method.finetune_epochs if train else 0
-    return replace(recipe, budget=budget, method=replace(method, joint=(), finetune_epochs=epochs))
+    method = replace(method, joint=(), finetune_epochs=epochs)
+    timed, table, fingerprint = budget.latency_ms is not None, latency_table, None
+    if timed and table is None:
+        table, fingerprint = recipe.latency_table, recipe.latency_table_fingerprint
+    return replace(
+        recipe,
+        budget=budget,
+        latency_table=None if table is None else str(table),
+        latency_table_fingerprint=fingerprint,
+        method=method,
+        export=("onnx",) if timed else recipe.export,
+    )
 
 
 def _searching(recipe: Recipe) -> AutoSlim:
@@ -164,15 +180,39 @@ def _finished(place: RunDirectory) -> WidthSearch | None:
     return None
 
 
+def require_on_front(job: Job, folder: Path) -> None:
+    """Refuse a budget in milliseconds that no network of a search holds, before anything is written.
+
+    Args:
+        job: which goes on from that search.
+        folder: of the search; without a finished one in it there is nothing to refuse.
+
+    Raises:
+        BudgetError: the search did not go down so far.
+    """
+    search, limits = _finished(RunDirectory(folder)), job.limits
+    table = None if limits is None else limits.latency_model
+    if search is None or limits is None or limits.latency_ms is None or table is None:
+        return
+    times = [table.latency_ms(job.graph, kept_units(job.graph, point.widths)) for point in search.front]
+    points = zip(search.front, times, strict=True)
+    timed = replace(search, front=tuple(replace(point, latency_ms=time) for point, time in points))
+    if timed.meeting(limits.limits(job.graph)) is None:
+        raise BudgetError(
+            f"no network of the front holds {limits.describe()}: the fastest would take {min(times):.3g} ms "
+            f"({100 * min(times) / times[0]:.1f} % of the super-net's {times[0]:.3g} ms); search again with this "
+            "budget in the recipe (--set budget.latency_ms=… --set latency_table=…, in another --out)"
+        )
+
+
 def _require_on_front(search: WidthSearch, budget: Budget) -> None:
-    """Refuse a budget below the front, before anything is written."""
+    """Refuse a budget below the front, before anything is written; milliseconds need the network's graph."""
     widest, last = search.front[0], search.front[-1]
     limits: dict[str, float] = {}
     for name, amount in budget.given().items():
-        whole = getattr(widest, "params" if name == "nonzeros" else name, None)
-        if whole is None:
-            raise BudgetError(f"the front in {FILES['front']} knows no {name}; pick by macs, params or bytes")
-        limits[name] = amount * whole if isinstance(amount, float) and amount <= 1 else float(amount)
+        if name != "latency_ms":
+            whole = getattr(widest, "params" if name == "nonzeros" else name)
+            limits[name] = amount * whole if is_share(name, amount) else float(amount)
     if search.meeting(limits) is None:
         raise BudgetError(
             f"no network of the front holds {budget.describe()}: the smallest has {last.macs:,} MACs "

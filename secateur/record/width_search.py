@@ -41,6 +41,7 @@ class UniformNetwork:
     accuracy: float  # as of :class:`FrontPoint`
     macs: int
     params: int
+    latency_ms: float | None = None  # as of :class:`FrontPoint`
     trained: Evaluation | None = None  # on the validation split, trained as the found one; None where it was not
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from secateur.files import write_text
-from secateur.record import FrontPoint, RunRecord, WidthSearch, write_width_search
+from secateur.record import FrontPoint, RunRecord, UniformNetwork, WidthSearch, write_width_search
 from secateur.report.drawing import can_draw, save_figure
 from secateur.report.figure import ACCENT, DENSE, KEPT, NAME_LETTERS, legend_below
 from secateur.report.grid import Grid
@@ -50,7 +50,7 @@ def write_front(folder: Path | str, search: WidthSearch) -> dict[str, str]:
 
 def front_grid(search: WidthSearch) -> Grid:
     """Return one row per network on the way down, with the uniform network beside it where one was looked at."""
-    widest = search.front[0].macs
+    widest, timed = search.front[0].macs, search.front[0].latency_ms is not None
     rows = []
     for number, point in enumerate(search.front):
         uniform = search.uniform_beside(number)
@@ -61,6 +61,7 @@ def front_grid(search: WidthSearch) -> Grid:
                 count(point.macs),
                 share(point.macs / widest, 1),
                 *([] if search.default_macs is None else [share(point.macs / search.default_macs, 1)]),
+                *([f"{point.latency_ms:.3g}" if point.latency_ms is not None else NOTHING] if timed else []),
                 count(point.params),
                 share(point.accuracy),
                 NOTHING if uniform is None else share(uniform.accuracy),
@@ -68,7 +69,9 @@ def front_grid(search: WidthSearch) -> Grid:
             )
         )
     default = () if search.default_macs is None else ("of the default",)
-    headers = ("step", "shrank", "MACs", "of the widest", *default, "parameters", "estimate", "uniform", "multiplier")
+    latency = ("latency ms",) if timed else ()
+    costs = ("MACs", "of the widest", *default, *latency, "parameters")
+    headers = ("step", "shrank", *costs, "estimate", "uniform", "multiplier")
     title = f"Accuracy against cost, by the super-net's weights on {search.samples:,} validation samples"
     return Grid(title, headers, tuple(rows))
 
@@ -97,21 +100,21 @@ def widths_grid(search: WidthSearch) -> Grid:
 def front_facts(search: WidthSearch) -> tuple[tuple[str, str], ...]:
     """Return in words what was chosen, and the uniform network beside it."""
     chosen = search.front[search.chosen]
-    facts = [("chosen", f"{_costs(chosen.macs, chosen.params)}, estimate {share(chosen.accuracy)}")]
+    facts = [("chosen", f"{_costs(chosen)}, estimate {share(chosen.accuracy)}")]
     uniform = search.uniform_beside(search.chosen)
     if uniform is not None:
         trained = "" if uniform.trained is None else f", {share(uniform.trained.score)} when trained"
         facts.append(
             (
                 "uniform",
-                f"every layer at {uniform.multiplier:.3f} of its width: {_costs(uniform.macs, uniform.params)}, "
+                f"every layer at {uniform.multiplier:.3f} of its width: {_costs(uniform)}, "
                 f"estimate {share(uniform.accuracy)}{trained}",
             )
         )
     for one in search.joint:
         point = search.front[one.point]
         trained = "" if one.trained is None else f", {share(one.trained.score)} when trained together"
-        facts.append((f"macs {one.budget:g}", f"{_costs(point.macs, point.params)}{trained}"))
+        facts.append((f"macs {one.budget:g}", f"{_costs(point)}{trained}"))
     return tuple(facts)
 
 
@@ -221,5 +224,6 @@ def _plain(axes: Any) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _costs(macs: int, params: int) -> str:
-    return f"{count(macs)} MACs, {count(params)} parameters"
+def _costs(one: FrontPoint | UniformNetwork) -> str:
+    latency = "" if one.latency_ms is None else f", {one.latency_ms:.3g} ms by the latency table"
+    return f"{count(one.macs)} MACs, {count(one.params)} parameters{latency}"

@@ -8,6 +8,7 @@ from secateur.slimmable.switchable import SwitchableNorms as SwitchableNorms
 from secateur.slimmable.widening import widened as widened
 from secateur.slimmable.widths import Widths as Widths
 from secateur.slimmable.widths import WidthSpace as WidthSpace
+from secateur.slimmable.widths import kept_units as kept_units
 from secateur.slimmable.widths import plan_of as plan_of
 from secateur.slimmable.widths import width_space as width_space
 
@@ -18,6 +19,7 @@ __all__ = [
     "Widths",
     "batch_statistics",
     "enlarge_primitive_cache",
+    "kept_units",
     "plan_of",
     "post_statistics",
     "widened",

@@ -5,10 +5,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from secateur.errors import PlanError, UsageError
 from secateur.graph import ChannelGraph, Plan
+from secateur.graph.units import UnitArray
 from secateur.names import unknown_name
 
 Widths = Mapping[str, int]
@@ -201,6 +203,16 @@ def _counts_of(size: int, *, lower: float, steps: int, multiple: int) -> tuple[i
         if len(counts) >= fewest or multiple == 1:
             return counts
         multiple //= 2
+
+
+def kept_units(graph: ChannelGraph, widths: Widths) -> UnitArray:
+    """Return how many units each group of a network keeps, shape (groups,), as costs are asked for.
+
+    Args:
+        graph: of the widest network.
+        widths: group → units that it keeps; groups that are not named keep all.
+    """
+    return np.asarray([widths.get(group.name, group.size) for group in graph.groups], dtype=np.int64)
 
 
 def plan_of(graph: ChannelGraph, widths: Widths, *, allow_approximate: bool = False) -> Plan:

@@ -8,8 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from cli_command import refused, run, start
+from cost.synthetic_table import synthetic_table
 from safetensors.torch import load_file
 
+from secateur.cost import LatencyTable, write_latency_table
+from secateur.graph import ChannelGraph, trace
+from secateur.graph.units import UnitArray
+from secateur.models import build_model
 from secateur.record import read_record, read_width_search
 
 MINE = '''"""A network that takes a width."""
@@ -125,6 +130,73 @@ def test_a_network_is_picked_with_and_without_training(searched: Searched, tmp_p
     assert not torch.equal(cut["0.weight"], trained["0.weight"])
 
 
+@pytest.fixture(scope="module")
+def table(searched: Searched) -> tuple[Path, LatencyTable]:
+    graph, _ = _whole(searched)
+    made = synthetic_table(graph, ("0.weight", "3.weight", "8.weight"), input_shape=(1, 9, 9))
+    path = searched.recipe.with_name("latency.json")
+    write_latency_table(path, made)
+    return path, made
+
+
+def test_a_search_down_to_milliseconds(searched: Searched, table: tuple[Path, LatencyTable], tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the delivered file is timed in ONNX Runtime")
+    timed = (f"latency_table={table[0]}", "budget.macs=null", "budget.latency_ms=0.5x", "export=[onnx]")
+    words = [searched.recipe, "--allow-code", *(word for one in timed for word in ("--set", one)), "-q"]
+    ran = run("search", *words, "--out", tmp_path / "front")
+    assert ran.code == 0, ran.err
+    found = read_width_search(tmp_path / "front" / "front.json")
+    whole = found.front[0].latency_ms
+    assert whole == pytest.approx((12 * 1 + 18 * 12 + 3 * 18) / 1000)  # outputs · inputs / 1000 of each layer
+    times = [point.latency_ms for point in found.front]
+    assert found.chosen == next(number for number, time in enumerate(times) if time is not None and time <= whole / 2)
+    assert all(one.latency_ms is not None for one in found.uniform)
+    assert "latency ms" in (tmp_path / "front" / "front.md").read_text()
+    # Another budget, by the search's own table; then the whole run in the folder of the search.
+    pick = ("search", "--pick", "latency-ms=0.7x", tmp_path / "front", "--allow-code", "-q")
+    assert run(*pick, "--out", tmp_path / "picked").code == 0
+    assert run("compress", *words, "--out", tmp_path / "front").code == 0
+    for folder, share in (("picked", 0.7), ("front", 0.5)):
+        record = read_record(tmp_path / folder / "record.json")
+        assert record.latency_budget is not None
+        assert record.latency_budget.asked_ms == pytest.approx(share * whole)
+        point = next(one for one in found.front if one.latency_ms is not None and one.latency_ms <= share * whole)
+        assert record.latency_budget.predicted_ms == pytest.approx(point.latency_ms)
+        assert record.latency_budget.measured_ms is not None
+        assert record.measurements["tuned"].macs == point.macs
+        assert "latency measured" in (tmp_path / folder / "report.md").read_text()
+
+
+def test_milliseconds_are_picked_from_a_search_without_a_table(
+    searched: Searched, table: tuple[Path, LatencyTable], tmp_path: Path
+) -> None:
+    pytest.importorskip("onnxruntime", reason="the delivered file is timed in ONNX Runtime")
+    pick = ("search", searched.folder, "--allow-code", "-q", "--latency-table", table[0], "--out", tmp_path / "out")
+    refused(run(*pick, "--pick", "macs=0.5"), "no budget in milliseconds")
+    refused(run(*pick, "--pick", "latency_ms=0.15"), "no network of the front", "search again")
+    refused(run(*pick, "--pick", "latency_ms=0.0001ms"), "cannot be met")
+    refused(run("search", searched.recipe, *pick[2:]), "--latency-table is for --pick")
+    assert not (tmp_path / "out").exists()
+    ran = run(*pick, "--pick", "latency_ms=0.6x,params=90%")
+    assert ran.code == 0, ran.err
+    assert "search, step" not in ran.err
+    record = read_record(tmp_path / "out" / "record.json")
+    assert record.latency_budget is not None
+    assert record.latency_budget.table == table[1].digest
+    assert record.latency_budget.predicted_ms <= 0.6 * table[1].latency_ms(*_whole(searched))
+    assert record.latency_budget.measured_share is not None
+    assert record.width_search is not None
+    front = read_width_search(searched.folder / "front.json").front  # searched without milliseconds
+    assert [point.widths for point in record.width_search.front] == [point.widths for point in front]
+    assert {point.latency_ms for point in front} == {None}
+    assert None not in {point.latency_ms for point in record.width_search.front}
+
+
+def _whole(searched: Searched) -> tuple[ChannelGraph, UnitArray]:
+    graph = trace(build_model(f"{searched.recipe.parent}/mine.py:network@1.5x").eval(), torch.zeros(2, 1, 9, 9))
+    return graph, graph.sizes
+
+
 def test_the_run_goes_on_in_the_folder_of_its_search(searched: Searched, tmp_path: Path) -> None:
     folder = tmp_path / "front"
     recipe = searched.recipe
@@ -144,7 +216,7 @@ def test_what_cannot_be_searched_or_picked_is_refused(searched: Searched, tmp_pa
     refused(run("search", "--pick", "macs=0.01", folder, *out), "no network of the front", "search again")
     refused(run("search", "--pick", "mac=0.5", folder, *out), "did you mean 'macs'")
     refused(run("search", "--pick", "macs", folder, *out), "COST=AMOUNT")
-    refused(run("search", "--pick", "latency_ms=1", folder, *out), "latency_ms")
+    refused(run("search", "--pick", "latency_ms=1", folder, *out), "needs a latency table", "--latency-table")
     refused(run("search", "--pick", "macs=0.5,macs=0.4", folder, *out), "twice")
     refused(run("search", "--pick", "macs=0.5", tmp_path, *out), "holds no search")
     refused(run("search", "--pick", "macs=0.5", folder, "--set", "seed=1", *out), "--set")

@@ -1,11 +1,8 @@
 """What AutoSlim is compared with: every layer the same share of its width, at the same cost."""
 
-import numpy as np
-
 from secateur.cost import Budget
 from secateur.graph import ChannelGraph
-from secateur.graph.units import UnitArray
-from secateur.slimmable import Widths, WidthSpace
+from secateur.slimmable import WidthSpace, kept_units
 
 _PARTS = 10_000  # of a group's width, in which the multiplier is looked for
 
@@ -28,7 +25,7 @@ def uniform_multiplier(graph: ChannelGraph, space: WidthSpace, macs: int) -> tup
     low, high = 1, _PARTS
     while low < high:
         middle = (low + high + 1) // 2
-        low, high = (middle, high) if graph.costs.macs(_kept(graph, widths(middle))) <= macs else (low, middle - 1)
+        low, high = (middle, high) if graph.costs.macs(kept_units(graph, widths(middle))) <= macs else (low, middle - 1)
     return low / _PARTS, widths(low)
 
 
@@ -37,11 +34,7 @@ def uniform_within(graph: ChannelGraph, space: WidthSpace, budget: Budget) -> di
     limits = budget.limits(graph)
     for part in range(100, 0, -1):
         found = space.uniform(part / 100)
-        kept = _kept(graph, found)
+        kept = kept_units(graph, found)
         if all(budget.meter(name, graph)(kept) <= limit for name, limit in limits.items()):
             return found
     return None
-
-
-def _kept(graph: ChannelGraph, widths: Widths) -> UnitArray:
-    return np.asarray([widths.get(group.name, group.size) for group in graph.groups], dtype=np.int64)

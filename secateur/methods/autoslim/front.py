@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from secateur.cost import Budget
+from secateur.cost import Budget, LatencyModel
 from secateur.cost.budget import is_share
 from secateur.errors import BudgetError, PlanError
+from secateur.graph import ChannelGraph
+from secateur.slimmable import kept_units
 
 _FORMAT = 1
 
@@ -89,6 +91,20 @@ class Front:
             limits: what :meth:`secateur.Budget.limits` gives: cost → the most there may be.
         """
         return next((one for one in self.configurations if costs_of(one, limits) is None), None)
+
+    def timed(self, graph: ChannelGraph, table: LatencyModel | None) -> "Front":
+        """Return the same networks with the latency that another table gives them, with none where there is no table.
+
+        Args:
+            graph: of the large network.
+            table: predicts latency.
+        """
+        times = [
+            None if table is None else table.latency_ms(graph, kept_units(graph, one.widths))
+            for one in self.configurations
+        ]
+        networks = zip(self.configurations, times, strict=True)
+        return replace(self, configurations=tuple(replace(one, latency_ms=time) for one, time in networks))
 
     def picked(self, budget: Budget, original: Mapping[str, float]) -> Configuration:
         """Return the first configuration that holds a budget.

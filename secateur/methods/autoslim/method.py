@@ -8,6 +8,7 @@ from torch import nn
 
 from secateur.compensation import RESTORE_NOTHING, RestoreSettings, reestimate_batch_norm
 from secateur.cost import Budget
+from secateur.cost.latency_table import multiple_of
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Plan, apply
 from secateur.methods.autoslim.baseline import uniform_within
@@ -186,7 +187,21 @@ class AutoSlim:
         )
         if self.decide(run.graph, model, budget).is_empty:  # what cannot be met is not begun
             raise BudgetError(nothing_to_cut(budget))
+        self._note_other_multiple(run)
         return run
+
+    def _note_other_multiple(self, run: MethodRun) -> None:
+        """Say where widths may be chosen that the latency table was not measured at."""
+        if run.budget is None or run.budget.rounding(self.multiple) == self.multiple:
+            return
+        measured = multiple_of(run.budget.latency_model)
+        note = (
+            f"widths are searched in multiples of {self.multiple}, but the latency table was measured at multiples of "
+            f"{measured}, between which a layer may take longer than it says; search with method.multiple={measured}, "
+            f"or measure with `--multiple {self.multiple}`"
+        )
+        run.notes.append(note)
+        run.tell(f"note: {note}")
 
     def _supernet(self, run: MethodRun) -> nn.Module:
         """Return a copy of the model that was trained at all widths."""

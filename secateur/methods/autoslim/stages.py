@@ -108,14 +108,14 @@ def searched(run: MethodRun, method: "AutoSlim", supernet: nn.Module) -> Searche
         TrainingError: the store belongs to another run.
     """
     assert run.budget is not None
-    # The way down is the same for every budget, so another run's may be gone on with.
+    # The way down is the same for every budget, so another run's may be gone on with, whatever its latency table.
     made_for = run.made_for(None, run.graph.plan({}))
     budgets = [run.budget, *(Budget(macs=share) for share in method.joint)]
     limits = [budget.limits(run.graph) for budget in budgets]
     # The decision comes first, by which a finished run of another job is told.
     run.decisions.recalled("plan-1", run.made_for(run.budget, run.graph.plan({})))
     known = run.decisions.recalled(FRONT, made_for)
-    begun = None if known is None else Front.from_json(known["front"])
+    begun = None if known is None else Front.from_json(known["front"]).timed(run.graph, run.budget.latency_model)
     batches = SearchBatches(run.task, method.search_batch, method.search_samples)
 
     def keep(front: Front) -> None:
@@ -177,9 +177,11 @@ def _uniforms(
         )
         kept = Front(fingerprint=run.graph.fingerprint, configurations=networks)
         run.store.keep(UNIFORM, {"made_for": made_for, "widths": widths, "front": kept.to_json()})
+    table = None if run.budget is None else run.budget.latency_model
+    timed = Front(fingerprint=run.graph.fingerprint, configurations=networks).timed(run.graph, table)
     return tuple(
         Uniform(place, multiplier, network)
-        for place, (multiplier, _), network in zip(places, wanted, networks, strict=True)
+        for place, (multiplier, _), network in zip(places, wanted, timed.configurations, strict=True)
     )
 
 
@@ -210,6 +212,7 @@ def _uniform(one: Uniform) -> UniformNetwork:
         accuracy=one.network.accuracy,
         macs=one.network.macs,
         params=one.network.params,
+        latency_ms=one.network.latency_ms,
     )
 
 
