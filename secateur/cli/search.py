@@ -59,6 +59,14 @@ def search(
             "weights, which is at once done but less accurate",
         ),
     ] = False,
+    further: Annotated[
+        bool,
+        option(
+            "Picking",
+            "--further",
+            help="where no network of the front costs so little, search on from its end; the super-net stays as it is",
+        ),
+    ] = False,
     force: Annotated[bool, option(None, "--force", help="start over in the folder of another run")] = False,
     settings: Annotated[
         list[str] | None,
@@ -81,8 +89,8 @@ def search(
     same cost. The same command continues a search that was stopped. Then either `--pick` networks from the front, which
     costs no further search, or run `secateur compress` with the same recipe and folder.
 
-    Example: `secateur search autoslim_resnet20_cifar10-cpu --set data.root=datasets --out runs/search`, then `secateur
-    search --pick macs=0.3 --train runs/search --out runs/picked`
+    Example: `secateur search autoslim_digits-resnet_digits --out front`, a minute, then `secateur search --pick
+    macs=0.5 --train front --out picked`
     """
     del verbose  # read by the command itself
     from secateur import recipe as recipes
@@ -93,7 +101,9 @@ def search(
         if settings:
             raise UsageError("--set belongs to the search; a pick takes its recipe from the folder")
         folder, budget = Path(recipe), _budget(pick)
-        picked = recipes.picked_recipe(folder, budget, train=train, latency_table=latency_table, allow_code=allow_code)
+        picked = recipes.picked_recipe(
+            folder, budget, train=train, latency_table=latency_table, further=further, allow_code=allow_code
+        )
         done = recipes.compress(
             on_machine(picked, threads, device),
             out or folder.with_name("-".join([folder.resolve().name, *pick]).replace("=", "-")),
@@ -101,11 +111,15 @@ def search(
             command=show.words(),
             progress=show.progress(quiet=quiet),
             begun_in=folder,
+            further=further,
         )
         show.show_result(done, as_json=as_json)
         return
-    if train:
-        raise UsageError("--train is for what --pick takes from a front; give --pick, or run `secateur compress`")
+    if train or further:
+        raise UsageError(
+            f"{'--train' if train else '--further'} is for what --pick takes from a front; give --pick, or run "
+            "`secateur compress`"
+        )
     if latency_table is not None:
         raise UsageError(
             "--latency-table is for --pick latency_ms=…; a search has both in its recipe, or by --set "

@@ -25,6 +25,7 @@ def compress(
     command: Sequence[str] = (),
     progress: Progress | None = None,
     begun_in: Path | None = None,
+    further: bool = False,
 ) -> RunResult:
     """Train where asked for, cut, fine-tune, prove, export and measure; a run that was killed goes on.
 
@@ -36,6 +37,7 @@ def compress(
         progress: where to show how it goes.
         begun_in: another run directory, whose training of the dense model or super-net, and whose search, count as
             done here.
+        further: whether that search may go on where it did not go down to the budget.
 
     Raises:
         SecateurError: anything wrong with the recipe, the model, the data or the folder, before work starts where it
@@ -52,7 +54,7 @@ def compress(
     if finished is not None:
         return RunResult(place.folder, finished, was_complete=True)
     job = Job.prepare(recipe, place, progress or Quiet())
-    if begun_in is not None:
+    if begun_in is not None and not further:
         require_on_front(job, begun_in)
     # Of several processes that train together the first one stands for all.
     with locked(place.folder) if join_processes().first else contextlib.nullcontext():

@@ -41,6 +41,9 @@ class WidthSearchResult:
     was_complete: bool = False
 
 
+_FURTHER = "search on from there with --further, which trains no super-net again, or pick a larger one"
+
+
 def search_widths(
     recipe: Recipe,
     out: Path | str,
@@ -96,6 +99,7 @@ def picked_recipe(
     *,
     train: bool = False,
     latency_table: Path | str | None = None,
+    further: bool = False,
     allow_code: bool = False,
 ) -> Recipe:
     """Return the recipe that cuts a searched super-net to the first network of its front within a budget.
@@ -110,6 +114,8 @@ def picked_recipe(
             weights, and batch norm measured anew.
         latency_table: of the super-net, for a budget in milliseconds; None takes that of the search. Latency follows
             from the widths, so that any search will do. Such a budget is checked on an ONNX file, so there is one then.
+        further: whether to search on from the end of the front where that is above the budget. The folder of the run
+            then has the longer front.
         allow_code: whether the recipe may name the user's code.
 
     Raises:
@@ -125,7 +131,8 @@ def picked_recipe(
         raise UsageError(
             f"the search in {place.folder} is not finished; continue it with the command that began it, and pick then"
         )
-    _require_on_front(search, budget)
+    if not further:
+        _require_on_front(search, budget)
     if train and not method.finetune_epochs:
         raise UsageError(
             "the recipe trains nothing that is found (method.finetune_epochs is 0); search with more, or pick without "
@@ -200,8 +207,7 @@ def require_on_front(job: Job, folder: Path) -> None:
     if timed.meeting(limits.limits(job.graph)) is None:
         raise BudgetError(
             f"no network of the front holds {limits.describe()}: the fastest would take {min(times):.3g} ms "
-            f"({100 * min(times) / times[0]:.1f} % of the super-net's {times[0]:.3g} ms); search again with this "
-            "budget in the recipe (--set budget.latency_ms=… --set latency_table=…, in another --out)"
+            f"({100 * min(times) / times[0]:.1f} % of the super-net's {times[0]:.3g} ms); {_FURTHER}"
         )
 
 
@@ -216,6 +222,5 @@ def _require_on_front(search: WidthSearch, budget: Budget) -> None:
     if search.meeting(limits) is None:
         raise BudgetError(
             f"no network of the front holds {budget.describe()}: the smallest has {last.macs:,} MACs "
-            f"({100 * last.macs / widest.macs:.1f} % of the super-net's) and {last.params:,} parameters; search again "
-            "with this budget in the recipe (--set budget.macs=…, in another --out)"
+            f"({100 * last.macs / widest.macs:.1f} % of the super-net's) and {last.params:,} parameters; {_FURTHER}"
         )

@@ -145,7 +145,12 @@ def weak_comparisons(record: RunRecord) -> list[str]:
         if 0 < found.samples < FEW_SAMPLES and found.top1 is not None
     ]
     guesses = [text for split, found in splits.items() if (text := _guess_text(split, found, _classes(record)))]
-    if guesses:
+    if guesses and record.width_search is not None:
+        notes.append(
+            "the dense model is the super-net before it was trained, so its accuracy is that of guessing "
+            f"({' and '.join(guesses)}); compare with the uniform network of as many multiply-adds instead"
+        )
+    elif guesses:
         notes.append(
             f"the dense model's top-1 is no better than guessing: {' and '.join(guesses)}; so the other rows say "
             "nothing about what the cut costs. Train the dense model for longer, or check its weights and preprocessing"

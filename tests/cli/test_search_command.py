@@ -173,7 +173,7 @@ def test_milliseconds_are_picked_from_a_search_without_a_table(
     pytest.importorskip("onnxruntime", reason="the delivered file is timed in ONNX Runtime")
     pick = ("search", searched.folder, "--allow-code", "-q", "--latency-table", table[0], "--out", tmp_path / "out")
     refused(run(*pick, "--pick", "macs=0.5"), "no budget in milliseconds")
-    refused(run(*pick, "--pick", "latency_ms=0.15"), "no network of the front", "search again")
+    refused(run(*pick, "--pick", "latency_ms=0.15"), "no network of the front", "--further")
     refused(run(*pick, "--pick", "latency_ms=0.0001ms"), "cannot be met")
     refused(run("search", searched.recipe, *pick[2:]), "--latency-table is for --pick")
     assert not (tmp_path / "out").exists()
@@ -190,6 +190,23 @@ def test_milliseconds_are_picked_from_a_search_without_a_table(
     assert [point.widths for point in record.width_search.front] == [point.widths for point in front]
     assert {point.latency_ms for point in front} == {None}
     assert None not in {point.latency_ms for point in record.width_search.front}
+
+
+def test_a_pick_below_the_front_goes_on_from_its_end(
+    searched: Searched, table: tuple[Path, LatencyTable], tmp_path: Path
+) -> None:
+    before = read_width_search(searched.folder / "front.json").front
+    out = tmp_path / "out"
+    pick = ("search", searched.folder, "--allow-code", "-q", "--pick", "macs=0.15", "--out", out)
+    refused(run(*pick), "--further")
+    assert run(*pick, "--further").code == 0
+    found = read_width_search(out / "front.json")
+    assert found.front[: len(before)] == before
+    assert found.chosen == len(found.front) - 1 >= len(before)
+    record = read_record(out / "record.json")
+    assert record.measurements["tuned"].macs == found.front[-1].macs <= 0.15 * before[0].macs
+    assert [phase.phase for phase in record.phases] == ["supernet"]  # of the search, not trained again
+    assert read_width_search(searched.folder / "front.json").front == before
 
 
 def _whole(searched: Searched) -> tuple[ChannelGraph, UnitArray]:
@@ -213,7 +230,9 @@ def test_what_cannot_be_searched_or_picked_is_refused(searched: Searched, tmp_pa
     out = ("--out", tmp_path / "out", "--allow-code")
     refused(run("search", "l1-resnet56-a", *out), "l1", "autoslim")
     refused(run("search", recipe, "--train", *out), "--train", "--pick")
-    refused(run("search", "--pick", "macs=0.01", folder, *out), "no network of the front", "search again")
+    refused(run("search", "--pick", "macs=0.01", folder, *out), "no network of the front", "--further")
+    refused(run("search", "--pick", "macs=0.01", "--further", folder, *out), "cannot be met", "still costs")
+    refused(run("search", recipe, "--further", *out), "--further", "--pick")
     refused(run("search", "--pick", "mac=0.5", folder, *out), "did you mean 'macs'")
     refused(run("search", "--pick", "macs", folder, *out), "COST=AMOUNT")
     refused(run("search", "--pick", "latency_ms=1", folder, *out), "needs a latency table", "--latency-table")

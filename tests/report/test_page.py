@@ -10,7 +10,7 @@ from secateur.cost import Budget
 from secateur.graph import Plan, trace
 from secateur.methods import Magnitude
 from secateur.models import build_model
-from secateur.record import Evaluation, Measurement, RunRecord
+from secateur.record import Evaluation, FrontPoint, Measurement, RunRecord, WidthSearch
 from secateur.record import environment as environment_now
 from secateur.report import report_markdown, result_facts
 from secateur.report.page import exact_grid
@@ -118,6 +118,15 @@ def test_a_dense_model_that_guesses_is_warned_about() -> None:
     assert notes(record(model=ten, test=evaluation(0.1201, 900))) == []
     (note,) = notes(record(model=ten, test=evaluation(0.1, 900), validation=evaluation(0.1, 900)))
     assert "10.00 % on validation, where guessing gives up to 12.00 % and 10.00 % on test" in note
+
+
+def test_a_super_net_before_its_training_is_no_dense_model() -> None:
+    point = FrontPoint(widths={"conv": 4}, accuracy=0.9, macs=9, params=9, size_bytes=9, activation_bytes=9)
+    search = WidthSearch(fingerprint="f", samples=9, sizes={"conv": 4}, front=(point,), chosen=0)
+    of = record(model={"spec": "vgg16", "num_classes": 10}, test=evaluation(0.12, 900))
+    (note,) = notes(replace(of, width_search=search))
+    assert "super-net before it was trained" in note
+    assert "Train the dense model" not in note
 
 
 def test_the_top5_tells_of_guessing_where_the_classes_are_not_known() -> None:

@@ -1,6 +1,7 @@
 """What AutoSlim is compared with: every layer the same share of its width, at the same cost."""
 
 from secateur.cost import Budget
+from secateur.cost.budget import amount_text
 from secateur.graph import ChannelGraph
 from secateur.slimmable import WidthSpace, kept_units
 
@@ -38,3 +39,13 @@ def uniform_within(graph: ChannelGraph, space: WidthSpace, budget: Budget) -> di
         if all(budget.meter(name, graph)(kept) <= limit for name, limit in limits.items()):
             return found
     return None
+
+
+def least_costs(graph: ChannelGraph, space: WidthSpace, budget: Budget) -> str:
+    """Say what the narrowest network costs, of what a budget limits: ``209,344 macs (5.7 % of the original)``."""
+    least, parts = kept_units(graph, space.smallest()), []
+    for name in budget.given():
+        meter = budget.meter(name, graph)
+        amount = amount_text(name, meter(least)) + ("" if name == "latency_ms" else f" {name}")
+        parts.append(f"{amount} ({100 * meter(least) / meter(graph.sizes):.1f} % of the original)")
+    return " and ".join(parts)

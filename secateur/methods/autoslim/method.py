@@ -11,7 +11,7 @@ from secateur.cost import Budget
 from secateur.cost.latency_table import multiple_of
 from secateur.errors import BudgetError, UsageError
 from secateur.graph import ChannelGraph, Plan, apply
-from secateur.methods.autoslim.baseline import uniform_within
+from secateur.methods.autoslim.baseline import least_costs, uniform_within
 from secateur.methods.autoslim.front import Configuration
 from secateur.methods.autoslim.settings import FINETUNE, SUPERNET, Start, space_of
 from secateur.methods.autoslim.stages import searched
@@ -118,8 +118,9 @@ class AutoSlim:
         found = uniform_within(graph, space, budget)
         if found is None:
             raise BudgetError(
-                f"{budget.describe()} cannot be met: with every group at its smallest width, {graph.model_class} is "
-                "still above it; allow more, or lower the setting lower, the smallest share of a layer"
+                f"{budget.describe()} cannot be met: with every group at its smallest width, {graph.model_class} still "
+                f"costs {least_costs(graph, space, budget)}; allow more, or make the smallest share of a layer smaller "
+                f"(method.lower, now {self.lower:g})"
             )
         return plan_of(graph, found, allow_approximate=self.allow_approximate)
 
