@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 from autoslim_networks import tiny_resnet
+from cost.synthetic_table import synthetic_table
 from quick import SETTINGS
 from torch import Tensor, nn
 
@@ -75,6 +76,38 @@ def test_the_phases_and_the_uniform_network_beside(task: SupervisedTask, tmp_pat
     assert [one.trained is not None for one in search.uniform].count(True) == 1
     assert search.uniform[0].multiplier == 1
     assert search.uniform[0].accuracy == search.front[0].accuracy  # the widest beside itself
+
+
+def test_a_front_takes_its_milliseconds_from_the_table_at_hand(task: SupervisedTask, tmp_path: Path) -> None:
+    """By the first table each weight takes its output channels in milliseconds, by the second twice as many."""
+    model, told = small(), []
+    graph = trace(model, task.example_inputs)
+    weights, shape = ("0.weight", "3.weight"), tuple(task.example_inputs.shape[1:])
+
+    def budget(factor: int, multiple: int) -> Budget:
+        made = synthetic_table(
+            graph, weights, lambda outputs, _: factor * outputs, multiple=multiple, input_shape=shape
+        )
+        return Budget(latency_ms=0.5).with_table(made)
+
+    method = AutoSlim(**{**QUICK, "multiple": 4})
+    first, second, third = (
+        method.search(model, task, one, store=Store(tmp_path), progress=told.append)
+        for one in (budget(1, 1), budget(2, 4), Budget(macs=0.9))
+    )
+    assert [point.latency_ms for point in first.front] == [sum(point.widths.values()) for point in first.front]
+    assert first.front[first.chosen].latency_ms == first.front[-1].latency_ms == 16
+    assert [point.latency_ms for point in second.front] == [2 * sum(point.widths.values()) for point in first.front]
+    assert second.chosen == first.chosen
+    assert {point.latency_ms for point in third.front} == {None}
+    assert [point.widths for point in third.front] == [point.widths for point in first.front]
+    assert sum("step 1:" in line for line in told) == 1  # searched once
+    assert all(one.latency_ms == 2 * sum(one.widths.values()) for one in second.uniform)
+    assert not any("multiples" in line for line in told)  # those of both tables are among the method's
+    method.search(model, task, budget(1, 8), store=Store(tmp_path), progress=told.append)
+    assert "note: widths are searched in multiples of 4, but the latency table was measured at multiples of 8" in (
+        "\n".join(told)
+    )
 
 
 def test_random_weights_leave_nothing_of_the_supernet_and_the_other_start_does(task: SupervisedTask) -> None:
