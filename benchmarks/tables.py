@@ -208,6 +208,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "lenet_figures": levels_tables.lenet_figures,
     "sparsity_levels": levels_tables.sparsity_levels,
     "latency_budget": latency_tables.latency_budget,
+    "latency_search": latency_tables.latency_search,
     "slimmable": slimmable_tables.slimmable,
     "autoslim_search": slimmable_tables.autoslim_search,
     "autoslim_cifar": slimmable_tables.autoslim_cifar,
