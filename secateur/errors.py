@@ -51,3 +51,7 @@ class ArtifactError(SecateurError):
 
 class ExportError(SecateurError):
     """A model cannot be exported, or the exported file does not compute what the model computes."""
+
+
+class QuantizationError(SecateurError):
+    """A tensor or a model cannot be quantized as asked."""
