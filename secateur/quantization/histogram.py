@@ -63,13 +63,15 @@ class RangeHistogram:
                 "look at the image and at the weights before this place"
             )
         self._see(lowest, highest)
-        counts = torch.zeros(2 * BINS, dtype=torch.int64, device=x.device)
+        counts: Tensor | None = None
         for chunk in torch.split(_flat(x), _CHUNK):
             places = chunk.mul(2.0**-self._exponent).to(torch.int16)  # towards zero, exactly
             if lowest < 0:
                 places.sub_((chunk < 0).to(torch.int16))
-            counts += torch.bincount(places.add_(BINS), minlength=2 * BINS)
-        self._counts += counts.cpu()
+            found = torch.bincount(places.add_(BINS), minlength=2 * BINS)
+            counts = found if counts is None else counts.add_(found)
+        if counts is not None:
+            self._counts += counts.cpu()
 
     def merge(self, other: "RangeHistogram") -> None:
         """Count also what another histogram counted; ``other`` stays as it is."""

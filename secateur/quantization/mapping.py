@@ -125,11 +125,11 @@ def affine_of(range: Range, spec: Spec) -> Affine:
     zeros = reach <= TINY
     rest = step[~zeros]
     step = step.masked_fill(zeros, float(rest.max()) if rest.numel() else 1 / spec.highest).float()
-    lowest = lowest.masked_fill(zeros, 0)
     zero_point = torch.zeros_like(step, dtype=torch.int32)
     if not spec.symmetric:
-        exact = spec.lowest - (lowest / step.double()).round()
-        zero_point = exact.clamp(spec.lowest, spec.highest).to(torch.int32)
+        # Not from the rounded step: a range as far below zero as above puts zero between two integers, a tie.
+        share = (-lowest / (highest - lowest)).masked_fill(zeros, 0)
+        zero_point = (spec.lowest + (share * (spec.highest - spec.lowest)).round()).to(torch.int32)
     return Affine(step, zero_point, spec)
 
 

@@ -145,7 +145,7 @@ def test_state_and_json_give_it_back(batches: list[Tensor]) -> None:
 
 def test_json_whose_counts_do_not_fit_is_refused() -> None:
     written = of(normal(99)).to_json()
-    with pytest.raises(QuantizationError, match="conv1 has 5 and .* bins of width .*; calibrate again"):
+    with pytest.raises(QuantizationError, match=r"conv1 has 5 and .* bins of width .*; calibrate again"):
         RangeHistogram.from_json({**written, "below": [0] * 5})
 
 

@@ -71,6 +71,12 @@ def test_a_relus_range_starts_at_the_lowest_integer() -> None:
     assert int(affine_of((0.0, 5.0), SIGNED).zero_point) == -128
 
 
+@pytest.mark.parametrize("reach", [1.0, 0.1, 3.3, 1e-3, 7e5])
+def test_a_zero_point_between_two_integers_is_the_even_one(reach: float) -> None:
+    assert int(affine_of((-reach, reach), ACTIVATIONS).zero_point) == 128  # of 127.5
+    assert int(affine_of((-reach, reach), SIGNED).zero_point) == 0  # of −0.5
+
+
 @pytest.mark.parametrize("ends", [(3.0, 5.0), (0.0, 5.0)])
 def test_a_range_is_widened_to_hold_zero(ends: tuple[float, float]) -> None:
     mapping = affine_of(ends, ACTIVATIONS)

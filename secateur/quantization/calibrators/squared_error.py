@@ -78,5 +78,5 @@ def _grid(
         steps = np.maximum(-lowest, highest) / spec.highest
         return steps, np.full(len(steps), float(-spec.lowest)), np.full(len(steps), float(spec.highest))
     steps = (highest - lowest) / (spec.highest - spec.lowest)
-    zeros = np.clip(spec.lowest - np.round(lowest / steps), spec.lowest, spec.highest)
+    zeros = spec.lowest + np.round(-lowest / (highest - lowest) * (spec.highest - spec.lowest))
     return steps, zeros - spec.lowest, spec.highest - zeros
