@@ -8,8 +8,10 @@ This differs from NVIDIA's histogram (2,048 bins up to the largest value of the 
 of the same width, without bound), whose bins depend on which batch came first and grow with an outlier. Here there are
 never fewer bins below the largest value, and never twice as many.
 
-Every value is counted: bin numbers as 16-bit integers make ``torch.bincount`` fast enough that no sample is needed
-(see ``benchmarks/calibration.py``; 64-bit numbers cost three times as much, ``torch.histc`` ten times).
+Every value is counted, none is sampled: bin numbers of 16 bits make ``torch.bincount`` fast enough. On one thread an
+element takes 1.6 ns (``torch.histc``, which NVIDIA's code uses, 5.8 ns; 64-bit bin numbers 2.0 to 2.5 ns). A sample of
+every seventh value would take 1.0 ns, because finding the lowest and highest value and the cost of each call remain,
+and moves percentiles by up to 5 % (``benchmarks/calibration.py``, part ``counting``).
 """
 
 import math
@@ -54,8 +56,8 @@ class RangeHistogram:
         """
         if x.numel() == 0:
             return
-        x = x.detach().float()
-        lowest, highest = torch.stack(torch.aminmax(x)).tolist()
+        flat = _flat(x.detach().float())
+        lowest, highest = torch.stack(torch.aminmax(flat)).tolist()
         if not (math.isfinite(lowest) and math.isfinite(highest)):
             kind = "NaN" if math.isnan(lowest) or math.isnan(highest) else "infinite values"
             raise QuantizationError(
@@ -64,10 +66,11 @@ class RangeHistogram:
             )
         self._see(lowest, highest)
         counts: Tensor | None = None
-        for chunk in torch.split(_flat(x), _CHUNK):
+        for chunk in torch.split(flat, _CHUNK):
             places = chunk.mul(2.0**-self._exponent).to(torch.int16)  # towards zero, exactly
             if lowest < 0:
-                places.sub_((chunk < 0).to(torch.int16))
+                # The sign bit, of −0 made 0: half the time of a comparison, which gives bytes.
+                places.add_((chunk + 0.0).view(torch.int32).bitwise_right_shift_(31).to(torch.int16))
             found = torch.bincount(places.add_(BINS), minlength=2 * BINS)
             counts = found if counts is None else counts.add_(found)
         if counts is not None:
