@@ -60,16 +60,16 @@ class Placement:
         operators: executed in integers, by name.
         float_operators: the others, in order, each with the reason.
         activations: names of sites of activations.
-        weights: names of sites of weights.
-        biases: names of sites of biases.
+        weights: sites of weights, each with the name of its parameter.
+        biases: sites of biases, each with the name of its parameter.
     """
 
     profile: Profile
     operators: Mapping[str, IntegerOperator]
     float_operators: tuple[FloatOperator, ...]
     activations: tuple[str, ...]
-    weights: tuple[str, ...]
-    biases: tuple[str, ...]
+    weights: Mapping[str, str]
+    biases: Mapping[str, str]
 
 
 def place(graph_module: fx.GraphModule, profile: Profile, *, per_tensor_weights: bool = False) -> Placement:
@@ -89,8 +89,8 @@ def place(graph_module: fx.GraphModule, profile: Profile, *, per_tensor_weights:
         operators=MappingProxyType(builder.operators),
         float_operators=tuple(builder.found.floats),
         activations=tuple(dict.fromkeys(builder.site_of_owner.values())),
-        weights=tuple(dict.fromkeys(builder.site_of_weight.values())),
-        biases=tuple(dict.fromkeys(builder.site_of_bias.values())),
+        weights=MappingProxyType({site: name for name, site in builder.site_of_weight.items()}),
+        biases=MappingProxyType({site: name for (name, *_), site in builder.site_of_bias.items()}),
     )
 
 
@@ -145,7 +145,11 @@ class _Builder:
         if node not in self.names:
             path = node.meta.get("module_path", "")
             own = "" if self.found.kinds[node] == "contraction" and path else operator_of(node) or node.name
-            name = self._free(".".join(part for part in (path, own) if part), set(self.names.values()))
+            wanted = name = ".".join(part for part in (path, own) if part)
+            number, known = 0, set(self.names.values())
+            while name in known:
+                number += 1
+                name = f"{wanted}_{number}"
             self.names[node] = name
         return self.names[node]
 
@@ -175,8 +179,7 @@ class _Builder:
             return
         key = (str(source.target), str(read), str(weight.meta["site"]))
         if key not in self.site_of_bias:
-            name = self._free(str(source.target), self.taken)
-            self.taken.add(name)
+            name = self._free(str(source.target))
             input_site, weight_site = (self.module.get_submodule(f"{PREFIX}{entry}") for entry in key[1:])
             self.module.add_submodule(f"{PREFIX}{name}", BiasQuantizer(name, input_site, weight_site))  # type: ignore[arg-type]
             self.site_of_bias[key] = name
@@ -185,17 +188,17 @@ class _Builder:
     def _add(
         self, name: str, spec: Spec, channels: int | None, bounds: tuple[float, float] = (-math.inf, math.inf)
     ) -> str:
-        name = self._free(name, self.taken)
-        self.taken.add(name)
+        name = self._free(name)
         self.module.add_submodule(f"{PREFIX}{name}", Quantizer(name, spec, channels=channels, bounds=bounds))
         return name
 
-    def _free(self, name: str, taken: set[str]) -> str:
-        """Return ``name``, with a number if it is taken, or is the path to or behind one that is."""
+    def _free(self, name: str) -> str:
+        """Return and take ``name``, with a number if it is taken, or is the path to or behind one that is."""
         found, number = name, 0
-        while any(found == other or found.startswith(f"{other}.") or other.startswith(f"{found}.") for other in taken):
+        while any(f"{found}.".startswith(f"{other}.") or other.startswith(f"{found}.") for other in self.taken):
             number += 1
             found = f"{name}_{number}"
+        self.taken.add(found)
         return found
 
     def _call(self, site: str, source: fx.Node) -> fx.Node:
