@@ -74,7 +74,9 @@ def module_paths(graph_module: fx.GraphModule) -> dict[str, str]:
     Paths are those of ``named_modules()`` of the captured model, which is what a ``ChannelGraph`` names layers by.
     """
     return {
-        node.name: node.meta["module_path"] for node in graph_module.graph.nodes if node.meta.get("module_path") is not None
+        node.name: node.meta["module_path"]
+        for node in graph_module.graph.nodes
+        if node.meta.get("module_path") is not None
     }
 
 
@@ -111,7 +113,8 @@ def _not_exported(model: nn.Module, call: Any, error: Exception) -> TraceError:
         inputs.run(model, call)
     except Exception as own:
         return TraceError(
-            f"{name} does not run on the example inputs{_place(own)}: {_first_line(own)}; give inputs that its forward takes"
+            f"{name} does not run on the example inputs{_place(own)}: {_first_line(own)}; "
+            "give inputs that its forward takes"
         )
     text = str(error)
     if "marked" in text and "specialized" in text:

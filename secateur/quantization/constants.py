@@ -1,4 +1,4 @@
-"""What a graph computes from stored tensors alone, computed once: weights behind a norm or a mask, positions, tables."""
+"""What a graph computes from stored tensors alone, computed once: weights behind a mask, positions, tables."""
 
 from typing import Any
 

@@ -13,8 +13,8 @@ from secateur.quantization.constants import store, stored
 from secateur.quantization.rewriting import operator_of
 
 CONTRACTIONS = {
-    **{name: 0 for name in ("conv1d", "conv2d", "conv3d", "linear")},
-    **{name: 1 for name in ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")},
+    **dict.fromkeys(("conv1d", "conv2d", "conv3d", "linear"), 0),
+    **dict.fromkeys(("conv_transpose1d", "conv_transpose2d", "conv_transpose3d"), 1),
 }
 """Operators (x, weight, bias, …) → dimension of the weight that counts output channels (of a group, if transposed)."""
 
@@ -69,7 +69,11 @@ def _constants(graph_module: fx.GraphModule, norm: fx.Node) -> _Norm | None:
     _, gamma, beta, mean, variance, training, _, epsilon, *_ = norm.args
     known = [stored(graph_module, entry) for entry in (mean, variance)]
     affine = [stored(graph_module, entry) for entry in (gamma, beta)]
-    if training or None in known or any(t is None and e is not None for t, e in zip(affine, (gamma, beta), strict=True)):
+    if (
+        training
+        or None in known
+        or any(t is None and e is not None for t, e in zip(affine, (gamma, beta), strict=True))
+    ):
         return None
     mu, var = (entry.detach().double() for entry in known if entry is not None)
     scale = (var + float(epsilon)).rsqrt()  # type: ignore[arg-type]
@@ -87,7 +91,7 @@ def _folded(weight: Tensor, bias: Tensor | None, norm: _Norm, operator: str, gro
         exact = exact * norm.scale.reshape(-1, *[1] * (weight.dim() - 1))
     else:
         # (in, out / groups, …): output channel g · out / groups + j lies at (inputs of group g, j).
-        grouped = exact.unflatten(0, (groups, -1))
+        grouped = exact.reshape(groups, -1, *exact.shape[1:])
         exact = (grouped * norm.scale.reshape(groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
     shift = norm.shift if bias is None else norm.shift + bias.detach().double() * norm.scale
     trains = weight.requires_grad or norm.trains

@@ -108,8 +108,8 @@ def decide(graph: fx.Graph, profile: Profile) -> Decision:
             if not _real(node) or found.root(node) in found.points or found.kinds[found.root(node)] == "cat":
                 continue
             reasons[node] = "what it moves is not rounded"
-        elif found.kinds[node] != "float":
-            continue
+        elif found.kinds[node] != "float" or (node in found.points and clip_bounds(node)):
+            continue  # a clip vanishes in the rounding behind it
         found.floats.append(_float_operator(node, reasons[node]))
     return found
 
@@ -186,7 +186,7 @@ def _share(found: Decision) -> None:
     concatenation, whose values would be rounded anew at each of a chain of them. One behind a ReLU shares only with
     others behind a ReLU: the common zero point would not be 0, and the ReLU would not vanish.
     """
-    kept = found.clips
+    kept, order = found.clips, {node: place for place, node in enumerate(found.kinds)}
 
     def clipping(node: fx.Node) -> tuple[float, float] | None:
         return kept[node] if node in kept else clip_bounds(node)
@@ -198,7 +198,8 @@ def _share(found: Decision) -> None:
         sharing = [root for root in roots if clipping(root) == kept[node] and _may_share(found, root)]
         found.group[node] = node
         for root in sharing:
-            first, second = found.owner(root), found.owner(node)
+            # What runs first names the site.
+            first, second = sorted((found.owner(root), found.owner(node)), key=order.__getitem__)
             found.group.setdefault(first, first)
             if first is not second:
                 found.group[second] = first

@@ -21,10 +21,43 @@ from secateur.quantization.rewriting import operator_of
 Kind = Literal["contraction", "pointwise", "unary", "cat", "clip", "moving", "float", "none"]
 
 MOVING = frozenset(
-    "max_pool1d max_pool2d max_pool3d flatten reshape view _unsafe_view unflatten slice select narrow pad "
-    "constant_pad_nd permute transpose t movedim unsqueeze squeeze expand expand_as repeat index_select index chunk "
-    "split split_with_sizes unbind upsample_nearest1d upsample_nearest2d pixel_shuffle pixel_unshuffle channel_shuffle "
-    "flip roll".split()
+    [
+        "max_pool1d",
+        "max_pool2d",
+        "max_pool3d",
+        "flatten",
+        "reshape",
+        "view",
+        "_unsafe_view",
+        "unflatten",
+        "slice",
+        "select",
+        "narrow",
+        "pad",
+        "constant_pad_nd",
+        "permute",
+        "transpose",
+        "t",
+        "movedim",
+        "unsqueeze",
+        "squeeze",
+        "expand",
+        "expand_as",
+        "repeat",
+        "index_select",
+        "index",
+        "chunk",
+        "split",
+        "split_with_sizes",
+        "unbind",
+        "upsample_nearest1d",
+        "upsample_nearest2d",
+        "pixel_shuffle",
+        "pixel_unshuffle",
+        "channel_shuffle",
+        "flip",
+        "roll",
+    ]
 )
 """Operators that choose, move or repeat values of their first argument: the result is on the same integers."""
 
@@ -64,7 +97,9 @@ class Profile:
         return replace(
             self,
             weights=replace(self.weights, bits=weight_bits if weight_bits < 8 else self.weights.bits),
-            activations=replace(self.activations, bits=activation_bits if activation_bits < 8 else self.activations.bits),
+            activations=replace(
+                self.activations, bits=activation_bits if activation_bits < 8 else self.activations.bits
+            ),
         )
 
 
@@ -141,7 +176,9 @@ def kind_of(node: fx.Node, profile: Profile) -> tuple[Kind, str]:
         return _unary(node, name, shape)
     if name in ("cat", "concat"):
         parts = node.args[0]
-        if isinstance(parts, list | tuple) and all(isinstance(part, fx.Node) and part.op != "get_attr" for part in parts):
+        if isinstance(parts, list | tuple) and all(
+            isinstance(part, fx.Node) and part.op != "get_attr" for part in parts
+        ):
             return "cat", ""
         return "float", "it joins a stored tensor"
     if clip_bounds(node) is not None:

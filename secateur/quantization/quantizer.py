@@ -69,7 +69,7 @@ class Quantizer(nn.Module):
         """The mapping that it applies, without gradients."""
         return Affine(self.current_step().detach(), self.zero_point, self.spec)
 
-    def set_range(self, range: Range) -> None:  # noqa: A002  (the word of the subject)
+    def set_range(self, range: Range) -> None:
         """Take the mapping of a range, within what the values can be.
 
         Raises:

@@ -45,14 +45,16 @@ def ordinary(graph_module: fx.GraphModule) -> None:
         if operator in _ASSERTIONS and not node.users:
             graph.erase_node(node)
         elif _does_nothing(node, operator):
-            node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+            node.replace_all_uses_with(node.args[0])
             graph.erase_node(node)
         elif rewrite := _REWRITTEN.get(operator):
             rewrite(node)
     graph.eliminate_dead_code()
 
 
-def replace(node: fx.Node, *calls: tuple[Callable[..., object], Callable[[fx.Node | None], tuple[object, ...]]]) -> None:
+def replace(
+    node: fx.Node, *calls: tuple[Callable[..., object], Callable[[fx.Node | None], tuple[object, ...]]]
+) -> None:
     """Put a chain of operators in the place of ``node``; each is told the one before it and returns its arguments."""
     last: fx.Node | None = None
     for target, arguments in calls:
@@ -65,7 +67,9 @@ def replace(node: fx.Node, *calls: tuple[Callable[..., object], Callable[[fx.Nod
 
 
 def _in_place(node: fx.Node) -> bool:
-    return node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    return (
+        node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+    )
 
 
 def _is_view(node: fx.Node) -> bool:
@@ -139,7 +143,8 @@ def _does_nothing(node: fx.Node, operator: str) -> bool:
         return isinstance(source, fx.Node) and source.meta.get("dtype") == node.meta.get("dtype")
     if operator == "slice":
         _, _, start, end, *step = (*node.args, *(None, 0, None, None)[len(node.args) :])[:5]
-        return start in (0, None) and (end is None or end == torch.iinfo(torch.int64).max) and step in ([], [1])
+        whole = end is None or (isinstance(end, int) and end == torch.iinfo(torch.int64).max)
+        return start in (0, None) and whole and step in ([], [1])
     return False
 
 
@@ -160,12 +165,10 @@ def _relu6(node: fx.Node) -> None:
 
 def _batch_norm(node: fx.Node) -> None:
     x, weight, bias, mean, variance, momentum, epsilon = node.args
-    (first,) = [user for user in node.users if user.args[1] == 0] or [None]
-    if first is None:
-        return
     arguments = (x, weight, bias, mean, variance, False, momentum, epsilon, False)
-    first.meta = {**node.meta, "shape": first.meta.get("shape"), "dtype": first.meta.get("dtype")}
-    replace(first, (aten.batch_norm.default, lambda _: arguments))
+    for first in [user for user in node.users if user.args[1] == 0]:
+        first.meta = {**node.meta, "shape": first.meta.get("shape"), "dtype": first.meta.get("dtype")}
+        replace(first, (aten.batch_norm.default, lambda _: arguments))
 
 
 _COPIES = {"clone", "contiguous", "alias", "detach", "lift_fresh_copy", "lift_fresh", "positive"}

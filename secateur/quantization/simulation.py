@@ -3,14 +3,16 @@
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 
-import torch
 from torch import Tensor, fx, nn
 
-from secateur.errors import DataError, QuantizationError
+from secateur.errors import QuantizationError
 from secateur.graph.inputs import ExampleInputs
 from secateur.names import unknown_name
+from secateur.quantization import state
+from secateur.quantization.calibrating import CalibrationBatch, fit_bias, run_images, unnormalized
 from secateur.quantization.calibrators import Calibrator, calibrator_named
 from secateur.quantization.capture import capture, module_paths
 from secateur.quantization.folding import fold_batch_norm
@@ -18,10 +20,7 @@ from secateur.quantization.histogram import RangeHistogram, reduce_all_
 from secateur.quantization.insertion import PREFIX, IntegerOperator, Placement, place
 from secateur.quantization.mapping import Affine, range_of
 from secateur.quantization.profiles import profile_named
-from secateur.quantization.quantizer import INT32, BiasQuantizer, Mode, Quantizer
-from secateur.wording import counted
-
-_UNNORMALIZED = 16.0  # beyond what any usual normalisation makes of a pixel
+from secateur.quantization.quantizer import BiasQuantizer, Mode, Quantizer
 
 
 @dataclass(frozen=True)
@@ -91,7 +90,9 @@ class Simulation:
     @property
     def sites(self) -> Mapping[str, Quantizer]:
         """The sites by name, activations first, then weights; those of biases follow from these."""
-        return MappingProxyType({name: self._site(name) for name in (*self.placement.activations, *self.placement.weights)})
+        return MappingProxyType(
+            {name: self._site(name) for name in (*self.placement.activations, *self.placement.weights)}
+        )
 
     @property
     def bias_sites(self) -> Mapping[str, BiasQuantizer]:
@@ -110,7 +111,9 @@ class Simulation:
         return MappingProxyType(module_paths(self.module))
 
     def calibrate(
-        self, batches: Iterable[Tensor | tuple[Tensor, ...] | list[Tensor]], progress: Callable[[int], None] | None = None
+        self,
+        batches: Iterable[CalibrationBatch],
+        progress: Callable[[int], None] | None = None,
     ) -> int:
         """Run images through the model and count the values at every site; what was counted before is forgotten.
 
@@ -129,26 +132,15 @@ class Simulation:
             QuantizationError: values are NaN or infinite; the histograms are then empty.
         """
         self.forget()
-        images = 0
-        device = next((entry.device for entry in self.module.parameters()), torch.device("cpu"))
         try:
-            with self.observing(), torch.no_grad():
-                for batch in batches:
-                    inputs = batch if isinstance(batch, Tensor) else batch[0]
-                    self._require_fitting(inputs)
-                    self.module(inputs.to(device))
-                    images += len(inputs)
-                    if progress is not None:
-                        progress(images)
-        except QuantizationError:
+            with self.observing():
+                images = run_images(self.module, batches, progress)
+        except BaseException:
             self.forget()
             raise
-        total = _over_processes(images)
-        if total == 0:
-            raise DataError("there are no calibration images; give at least one batch of training images")
         reduce_all_(self._site(name).histogram for name in self.placement.activations)
-        self.images = total
-        return total
+        self.images = images
+        return images
 
     def forget(self) -> None:
         """Empty the histograms."""
@@ -172,12 +164,15 @@ class Simulation:
             QuantizationError: there is no such calibrator, or no image was seen.
         """
         choose = calibrator_named(calibrator) if isinstance(calibrator, str) else calibrator
-        chosen = {name: choose(self._site(name).histogram, self._site(name).spec) for name in self.placement.activations}
+        chosen = {
+            name: choose(self._site(name).histogram, self._site(name).spec) for name in self.placement.activations
+        }
         for name, found in chosen.items():
             self._site(name).set_range(found.range)
         self.set_weight_ranges()
-        self.notes = {name: found.note for name, found in chosen.items() if found.note} | self._looks_unnormalized()
-        self._set_modes("quantize")
+        self.notes = {name: found.note for name, found in chosen.items() if found.note}
+        self.notes |= unnormalized({name: self._site(name).histogram for name in chosen}, self.images)
+        self.round_()
         return MappingProxyType(self.notes)
 
     def set_weight_ranges(self) -> None:
@@ -185,12 +180,13 @@ class Simulation:
         for name, parameter in self.placement.weights.items():
             site = self._site(name)
             site.set_range(range_of(self._tensor(parameter), site.spec))
-        self._fit_biases()
+        for name, bias_site in self.bias_sites.items():
+            fit_bias(bias_site, self._tensor(self.placement.biases[name]))
 
     @contextlib.contextmanager
     def observing(self) -> Iterator[None]:
         """Count values at the sites of activations meanwhile, and round nothing."""
-        with self._modes({name: "observe" for name in self.placement.activations}):
+        with self._modes(dict.fromkeys(self.placement.activations, "observe")):
             yield
 
     @contextlib.contextmanager
@@ -204,7 +200,7 @@ class Simulation:
         """Let only these operators run in integers meanwhile: the sites around them round, the others do not."""
         names = self._known_operators(operators)
         rounded = {site for name in names for site in self.operators[name].sites}
-        with self._modes({name: "quantize" for name in rounded}):
+        with self._modes(dict.fromkeys(rounded, "quantize")):
             yield
 
     def float_sites(self, names: Iterable[str]) -> None:
@@ -220,7 +216,7 @@ class Simulation:
         rounds = self.rounds
         self._float = names
         if rounds:
-            self._set_modes("quantize")
+            self.round_()
 
     def float_operators(self, names: Iterable[str]) -> None:
         """Let these operators, and no others, run in float: sites stay on as long as an operator in integers has them.
@@ -232,6 +228,11 @@ class Simulation:
         used = {site for name, entry in self.operators.items() if name not in names for site in entry.sites}
         self.float_sites(name for name in self.sites if name not in used)
 
+    def round_(self, on: bool = True) -> None:
+        """Round from now on at all sites but those left in float, or nowhere."""
+        for name, site in self.sites.items():
+            site.mode = "quantize" if on and name not in self._float else "off"
+
     @property
     def rounds(self) -> bool:
         """Whether any site rounds now."""
@@ -241,6 +242,22 @@ class Simulation:
     def left_in_float(self) -> frozenset[str]:
         """Sites that stay off."""
         return self._float
+
+    def save(self, path: Path | str) -> None:
+        """Write weights, steps and zero points to one safetensors file (see :mod:`secateur.quantization.state`).
+
+        Raises:
+            UsageError: the file cannot be written.
+        """
+        state.save(self, path)
+
+    def load(self, path: Path | str) -> None:
+        """Take the state of a file that a simulation of the same model with the same settings wrote.
+
+        Raises:
+            ArtifactError: it does not fit; nothing is changed then.
+        """
+        state.load(self, path)
 
     def affine(self, name: str) -> Affine:
         """Return the mapping at a site.
@@ -280,46 +297,3 @@ class Simulation:
         finally:
             for name, site in self.sites.items():
                 site.mode = before[name]
-
-    def _set_modes(self, mode: Mode) -> None:
-        for name, site in self.sites.items():
-            site.mode = "off" if name in self._float else mode
-
-    def _fit_biases(self) -> None:
-        """Widen the steps of channels whose bias would not fit int32: tiny weights beside a large bias."""
-        for name, site in self.bias_sites.items():
-            bias = self._tensor(self.placement.biases[name]).detach().double().abs()
-            least = bias / (site.input_site.step.detach().double() * INT32)
-            weight = site.weight_site
-            with torch.no_grad():
-                least = least.max() if weight.step.dim() == 0 else least
-                weight.step.copy_(torch.maximum(weight.step.double(), least * (1 + 1e-6)))
-
-    def _require_fitting(self, inputs: Tensor) -> None:
-        first = next(node for node in self.module.graph.nodes if node.op == "placeholder")
-        wanted = first.meta.get("shape")
-        if wanted is not None and tuple(inputs.shape[1:]) != tuple(wanted[1:]):
-            raise DataError(
-                f"calibration images have the shape {tuple(inputs.shape[1:])}, but the model was captured for "
-                f"{tuple(wanted[1:])}; prepare them as for evaluation"
-            )
-
-    def _looks_unnormalized(self) -> dict[str, str]:
-        found = {}
-        for name in self.placement.activations:
-            histogram = self._site(name).histogram
-            if name.startswith("inputs.") and histogram.reach > _UNNORMALIZED:
-                found[name] = (
-                    f"images reach from {histogram.lowest:g} to {histogram.highest:g} over {counted(self.images, 'image')}, "
-                    "which looks unnormalised; prepare them as for evaluation"
-                )
-        return found
-
-
-def _over_processes(images: int) -> int:
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return images
-    device = torch.device("cuda" if torch.distributed.get_backend() == "nccl" else "cpu")
-    total = torch.tensor(images, device=device)
-    torch.distributed.all_reduce(total)
-    return int(total)
