@@ -2,7 +2,7 @@
 
 * In place → out of place: who read the changed tensor reads the result. Where views of it are read later this would
   not be the same, and torch's own decompositions take over (:func:`writes_elsewhere`).
-* Nothing in evaluation → gone: dropout, copies, slices of everything.
+* Nothing in evaluation → gone: dropout, copies, slices of everything, pooling to the size that is there.
 * SiLU → x · sigmoid(x), HardSwish → x · hardsigmoid(x): runtimes compute them so, and round the inner result to
   integers as well.
 """
@@ -141,6 +141,9 @@ def _does_nothing(node: fx.Node, operator: str) -> bool:
     if operator in ("to", "_to_copy", "type_as"):
         source = node.args[0]
         return isinstance(source, fx.Node) and source.meta.get("dtype") == node.meta.get("dtype")
+    if operator.startswith("adaptive_avg_pool"):
+        source = node.args[0]
+        return isinstance(source, fx.Node) and source.meta.get("shape") == node.meta.get("shape") is not None
     if operator == "slice":
         _, _, start, end, *step = (*node.args, *(None, 0, None, None)[len(node.args) :])[:5]
         whole = end is None or (isinstance(end, int) and end == torch.iinfo(torch.int64).max)
