@@ -57,6 +57,8 @@ class Quantizer(nn.Module):
         if self.mode == "observe":
             self.histogram.update(x)
             return x
+        if x.dtype in (torch.float16, torch.bfloat16):
+            x = x.float()  # a number of 8 significant bits, divided in its own type, is not rounded as integers are
         return fake_quantize(x, self._trained_step(x) if self.learned else self.step, self.zero_point, self.spec)
 
     @property

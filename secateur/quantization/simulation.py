@@ -203,6 +203,12 @@ class Simulation:
         with self._modes(dict.fromkeys(rounded, "quantize")):
             yield
 
+    @contextlib.contextmanager
+    def all_but(self, operators: Iterable[str]) -> Iterator[None]:
+        """Let all operators but these run in integers meanwhile; a site rounds if one of the others has it."""
+        with self._modes(dict.fromkeys(self._sites_without(operators), "quantize")):
+            yield
+
     def float_sites(self, names: Iterable[str]) -> None:
         """Let these sites, and no others, stay off whenever the simulation rounds: partial quantization.
 
@@ -224,8 +230,7 @@ class Simulation:
         Raises:
             QuantizationError: there is no such operator.
         """
-        names = self._known_operators(names)
-        used = {site for name, entry in self.operators.items() if name not in names for site in entry.sites}
+        used = self._sites_without(names)
         self.float_sites(name for name in self.sites if name not in used)
 
     def round_(self, on: bool = True) -> None:
@@ -286,6 +291,10 @@ class Simulation:
             if name not in self.operators:
                 raise QuantizationError(unknown_name("operator", name, tuple(self.operators)))
         return found
+
+    def _sites_without(self, operators: Iterable[str]) -> frozenset[str]:
+        left_out = self._known_operators(operators)
+        return frozenset(site for name, entry in self.operators.items() if name not in left_out for site in entry.sites)
 
     @contextlib.contextmanager
     def _modes(self, modes: Mapping[str, Mode]) -> Iterator[None]:
