@@ -28,6 +28,10 @@ from secateur.quantization.calibrators import calibrator_named as calibrator_nam
 from secateur.quantization.calibrators import percentile as percentile
 from secateur.quantization.capture import capture as capture
 from secateur.quantization.capture import module_paths as module_paths
+from secateur.quantization.diagnosis import OperatorEffect as OperatorEffect
+from secateur.quantization.diagnosis import SiteNoise as SiteNoise
+from secateur.quantization.diagnosis import noise as noise
+from secateur.quantization.diagnosis import one_at_a_time as one_at_a_time
 from secateur.quantization.folding import fold_batch_norm as fold_batch_norm
 from secateur.quantization.histogram import RangeHistogram as RangeHistogram
 from secateur.quantization.histogram import reduce_all_ as reduce_all_
@@ -43,11 +47,13 @@ from secateur.quantization.placement import FloatOperator as FloatOperator
 from secateur.quantization.profiles import PROFILES as PROFILES
 from secateur.quantization.profiles import Profile as Profile
 from secateur.quantization.profiles import profile_named as profile_named
+from secateur.quantization.qat import qat_settings as qat_settings
+from secateur.quantization.qat import train_quantized as train_quantized
 from secateur.quantization.quantizer import BiasQuantizer as BiasQuantizer
 from secateur.quantization.quantizer import Quantizer as Quantizer
-from secateur.quantization.simulation import Settings as Settings
 from secateur.quantization.simulation import Simulation as Simulation
 from secateur.quantization.simulation import simulate as simulate
+from secateur.quantization.state import Settings as Settings
 
 __all__ = [
     "CALIBRATORS",
@@ -58,12 +64,14 @@ __all__ = [
     "Calibrator",
     "FloatOperator",
     "IntegerOperator",
+    "OperatorEffect",
     "Placement",
     "Profile",
     "Quantizer",
     "RangeHistogram",
     "Settings",
     "Simulation",
+    "SiteNoise",
     "Spec",
     "affine_of",
     "calibrator_named",
@@ -71,10 +79,14 @@ __all__ = [
     "fake_quantize",
     "fold_batch_norm",
     "module_paths",
+    "noise",
+    "one_at_a_time",
     "percentile",
     "place",
     "profile_named",
+    "qat_settings",
     "range_of",
     "reduce_all_",
     "simulate",
+    "train_quantized",
 ]

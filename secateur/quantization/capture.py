@@ -29,7 +29,7 @@ from secateur.graph.inputs import ExampleInputs
 from secateur.graph.own_code import own_file
 from secateur.graph.slots import mode_of, preserved, refuse_wrappers
 from secateur.quantization.constants import compute_constants
-from secateur.quantization.rewriting import ordinary, writes_elsewhere
+from secateur.quantization.rewriting import ordinary, refuse_kept_writes, writes_elsewhere
 from secateur.tensor_file import shown
 
 
@@ -57,10 +57,11 @@ def capture(model: nn.Module, example_inputs: ExampleInputs) -> fx.GraphModule:
         call, batch = inputs.map_tensors(lambda tensor: _doubled(tensor, batch), call), 2 * batch
     with mode_of(model, training=False), preserved(model), _quiet(), torch.inference_mode(mode=False), torch.no_grad():
         program = _exported(model, call, batch)
-        exported = program.module(check_guards=False)
-        if writes_elsewhere(exported.graph):
-            exported = program.run_decompositions({}).module(check_guards=False)
-    graph_module = _own(exported, type(model).__name__)
+        graph_module = _own(program.module(check_guards=False), type(model).__name__)
+        if writes_elsewhere(graph_module.graph):
+            refuse_kept_writes(graph_module.graph)
+            decomposed = program.run_decompositions({}).module(check_guards=False)
+            graph_module = _own(decomposed, type(model).__name__)
     ordinary(graph_module)
     compute_constants(graph_module)
     graph_module.graph.lint()

@@ -55,8 +55,8 @@ def train_quantized(
         task: the training; distillation from the float model is its own setting.
         epochs: passes over the training data.
         settings: of this phase, such as :func:`qat_settings` of those of the float model.
-        learned_steps: which steps training changes too: of weights, of activations, of all; ``"none"`` leaves all ranges
-            as calibrated. They stay parameters afterwards, for a continued run; ``Quantizer.freeze`` ends it.
+        learned_steps: which steps training changes too: of weights, of activations, of all; ``"none"`` leaves all
+            ranges as calibrated. They stay parameters afterwards, for a continued run; ``Quantizer.freeze`` ends it.
         subset: train on some samples only.
         frozen: names of parameters, or of modules, that stay as they are.
         hooks: training hooks; masks on weights go by the same names as those of the model.

@@ -30,6 +30,24 @@ def writes_elsewhere(graph: fx.Graph) -> bool:
     return any(_reaches_views(node, order) for node in graph.nodes if _in_place(node))
 
 
+def refuse_kept_writes(graph: fx.Graph) -> None:
+    """Refuse a graph that writes into a tensor that the model keeps.
+
+    Raises:
+        TraceError: it does.
+    """
+    for node in graph.nodes:
+        base = node.args[0] if node.args else None
+        while isinstance(base, fx.Node) and _is_view(base):
+            base = base.args[0]
+        if _in_place(node) and isinstance(base, fx.Node) and base.op == "get_attr":
+            where = node.meta.get("source") or "its code"
+            raise TraceError(
+                f"aten.{operator_of(node)} writes into {base.target}, which the model keeps ({where}); a graph for "
+                "evaluation cannot, so compute a new tensor there"
+            )
+
+
 def ordinary(graph_module: fx.GraphModule) -> None:
     """Rewrite the graph of ``graph_module`` in place, see the head of this module.
 
@@ -122,11 +140,10 @@ def _functional(node: fx.Node) -> Callable[..., object] | None:
 
 def _out_of_place(node: fx.Node) -> None:
     ordinary_form, base = _functional(node), node.args[0]
-    if ordinary_form is None or not isinstance(base, fx.Node) or base.op == "get_attr":
-        where = node.meta.get("source") or "its code"
+    if ordinary_form is None or not isinstance(base, fx.Node):
         raise TraceError(
-            f"aten.{operator_of(node)} writes into a tensor that the model keeps ({where}), which a graph for "
-            "evaluation cannot; compute a new tensor there"
+            f"aten.{operator_of(node)} changes a tensor in place ({node.meta.get('source') or 'in its code'}) and has no "
+            "ordinary form; compute a new tensor there"
         )
     order = {entry: place for place, entry in enumerate(node.graph.nodes)}
     node.target = ordinary_form

@@ -2,7 +2,6 @@
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
@@ -21,16 +20,7 @@ from secateur.quantization.insertion import PREFIX, IntegerOperator, Placement, 
 from secateur.quantization.mapping import Affine, range_of
 from secateur.quantization.profiles import profile_named
 from secateur.quantization.quantizer import BiasQuantizer, Mode, Quantizer
-
-
-@dataclass(frozen=True)
-class Settings:
-    """What a simulation was made with."""
-
-    profile: str
-    weight_bits: int
-    activation_bits: int
-    per_tensor_weights: bool
+from secateur.quantization.state import Settings
 
 
 def simulate(

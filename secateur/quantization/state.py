@@ -7,6 +7,7 @@ step is a parameter), ``rounds``, ``images`` and ``notes``.
 
 import dataclasses
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,16 @@ FORMAT = 1
 _KEY = "secateur"
 _KINDS = {"format": int, "kind": str, "settings": dict, "float": list, "learned": list, "rounds": bool}
 _KINDS |= {"images": int, "notes": dict}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a simulation was made with."""
+
+    profile: str
+    weight_bits: int
+    activation_bits: int
+    per_tensor_weights: bool
 
 
 def save(simulation: "Simulation", path: Path | str) -> None:

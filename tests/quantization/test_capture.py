@@ -142,7 +142,7 @@ class Refused(nn.Module):
         ("value", r"Refused cannot be captured by torch.export.* \(test_capture.py, line \d+\): .*; rewrite that line"),
         ("batch", r"Refused fixes its batch size in its code.*; compute sizes from x.shape\[0\]"),
         ("breaks", r"Refused does not run on the example inputs \(test_capture.py, line \d+\): it broke; give inputs"),
-        ("buffer", r"aten.add_ writes into a tensor that the model keeps \(test_capture.py:\d+\)"),
+        ("buffer", r"aten.add_ writes into seen, which the model keeps \(test_capture.py:\d+\)"),
     ],
 )
 def test_what_cannot_be_captured_is_one_sentence(kind: str, message: str) -> None:

@@ -24,8 +24,8 @@ def test_one_channel_by_hand() -> None:
         model[1].bias.fill_(0.5)
     graph_module = folded(model, images(2, 1, 2, 2))
     # 6 / √4 = 3: weight 3 · 3, bias (1 − 2) · 3 + 0.5
-    assert float(graph_module.get_parameter("0.weight")) == 9.0
-    assert float(graph_module.get_parameter("0.bias")) == -2.5
+    assert graph_module.get_parameter("0.weight").item() == 9.0
+    assert graph_module.get_parameter("0.bias").item() == -2.5
 
 
 @pytest.mark.parametrize("bias", [True, False])
