@@ -21,6 +21,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.fx.graph import _PyTreeCodeGen
 from torch.utils import _pytree as pytree
 
 from secateur.errors import TraceError
@@ -163,7 +164,17 @@ def _own(exported: fx.GraphModule, name: str) -> fx.GraphModule:
                     table[attribute] = memo[id(tensor)]
     for node in exported.graph.nodes:
         node.meta = _meta_of(node)
+    codegen = exported.graph._codegen
+    if isinstance(codegen, _PyTreeCodeGen):
+        exported.graph.set_codegen(_Calling(codegen.pytree_info))
     return fx.GraphModule(exported, exported.graph, class_name=name)
+
+
+class _Calling(_PyTreeCodeGen):
+    """How the graph is called. It never changes, so copies of the graph share it: torch's copies of it warn."""
+
+    def __deepcopy__(self, _memo: object) -> "_Calling":
+        return self
 
 
 def _copied(tensor: Tensor) -> Tensor:

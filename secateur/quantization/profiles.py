@@ -94,13 +94,12 @@ class Profile:
         Raises:
             QuantizationError: bits are not within 2..8.
         """
-        return replace(
-            self,
-            weights=replace(self.weights, bits=weight_bits if weight_bits < 8 else self.weights.bits),
-            activations=replace(
-                self.activations, bits=activation_bits if activation_bits < 8 else self.activations.bits
-            ),
-        )
+        own = {"weights": weight_bits, "activations": activation_bits}
+        specs = {}
+        for name, bits in own.items():
+            spec: Spec = getattr(self, name)
+            specs[name] = replace(replace(spec, bits=bits), bits=min(bits, spec.bits))  # the first refuses wrong bits
+        return replace(self, **specs)
 
 
 _POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean")

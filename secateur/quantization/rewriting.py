@@ -142,7 +142,7 @@ def _out_of_place(node: fx.Node) -> None:
     ordinary_form, base = _functional(node), node.args[0]
     if ordinary_form is None or not isinstance(base, fx.Node):
         raise TraceError(
-            f"aten.{operator_of(node)} changes a tensor in place ({node.meta.get('source') or 'in its code'}) and has no "
+            f"aten.{operator_of(node)} changes a tensor in place ({node.meta.get('source') or 'its code'}) and has no "
             "ordinary form; compute a new tensor there"
         )
     order = {entry: place for place, entry in enumerate(node.graph.nodes)}
