@@ -167,11 +167,24 @@ def _own(exported: fx.GraphModule, name: str) -> fx.GraphModule:
     codegen = exported.graph._codegen
     if isinstance(codegen, _PyTreeCodeGen):
         exported.graph.set_codegen(_Calling(codegen.pytree_info))
-    return fx.GraphModule(exported, exported.graph, class_name=name)
+    graph_module = CapturedModule(exported, exported.graph, class_name=name)
+    # The sizes that the exporter reasoned about are of no more use.
+    vars(graph_module).pop("shape_env", None)
+    graph_module.meta.clear()
+    return graph_module
+
+
+class CapturedModule(fx.GraphModule):
+    """A graph whose deep copies share how it is called, which never changes and of which torch's own copies warn."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> fx.GraphModule:
+        for spec in (vars(self).get("_in_spec"), vars(self).get("_out_spec")):
+            memo[id(spec)] = spec
+        return super().__deepcopy__(memo)
 
 
 class _Calling(_PyTreeCodeGen):
-    """How the graph is called. It never changes, so copies of the graph share it: torch's copies of it warn."""
+    """How a graph is called, shared by its copies."""
 
     def __deepcopy__(self, _memo: object) -> "_Calling":
         return self

@@ -94,12 +94,16 @@ class Profile:
         Raises:
             QuantizationError: bits are not within 2..8.
         """
-        own = {"weights": weight_bits, "activations": activation_bits}
-        specs = {}
-        for name, bits in own.items():
-            spec: Spec = getattr(self, name)
-            specs[name] = replace(replace(spec, bits=bits), bits=min(bits, spec.bits))  # the first refuses wrong bits
-        return replace(self, **specs)
+
+        def fewer(spec: Spec, bits: int) -> Spec:
+            wanted = replace(spec, bits=bits)  # refuses bits that there are not
+            return wanted if bits < spec.bits else spec
+
+        return replace(
+            self,
+            weights=fewer(self.weights, weight_bits),
+            activations=fewer(self.activations, activation_bits),
+        )
 
 
 _POOLS = ("avg_pool1d", "avg_pool2d", "avg_pool3d", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "mean")

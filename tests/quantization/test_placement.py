@@ -267,7 +267,7 @@ def test_tensorrt_rounds_what_is_read_and_leaves_one_operand_of_a_sum() -> None:
 
 
 def test_what_cannot_be_simulated_is_one_sentence() -> None:
-    with pytest.raises(QuantizationError, match="unknown target 'cpus'.*cpu"):
+    with pytest.raises(QuantizationError, match=r"unknown target 'cpus'.*cpu"):
         simulate(nn.Conv2d(3, 4, 1), images(2, 3, 4, 4), profile="cpus")
     with pytest.raises(QuantizationError, match="integers of 9 bits"):
         simulate(nn.Conv2d(3, 4, 1), images(2, 3, 4, 4), weight_bits=9)

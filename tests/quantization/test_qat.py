@@ -103,7 +103,7 @@ def test_refused_training(task: SupervisedTask, model: nn.Module) -> None:
     simulation = simulate(model, task.example_inputs)
     with pytest.raises(QuantizationError, match="rounds nowhere; calibrate it"):
         train_quantized(simulation, task, epochs=1, settings=SETTINGS)
-    with pytest.raises(QuantizationError, match="'weigths'.*weights"):
+    with pytest.raises(QuantizationError, match=r"'weigths'.*weights"):
         train_quantized(simulation, task, epochs=1, settings=SETTINGS, learned_steps="weigths")
     simulation.calibrate(task.batches(1))
     simulation.set_ranges()

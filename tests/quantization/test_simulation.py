@@ -181,7 +181,7 @@ def test_the_state_comes_back_from_a_file(simulation: Simulation, x: Tensor, tmp
     simulation.float_sites([])
 
     fewer = simulate(network(), images(*SHAPE), weight_bits=4)
-    with pytest.raises(ArtifactError, match="'weight_bits': 8.*'weight_bits': 4"):
+    with pytest.raises(ArtifactError, match=r"'weight_bits': 8.*'weight_bits': 4"):
         fewer.load(path)
     with pytest.raises(ArtifactError, match=r"does not fit this model"):
         simulate(network("A"), images(*SHAPE)).load(path)
