@@ -1,33 +1,20 @@
 """``export_onnx``: an ONNX file with a free batch size, checked by running it in ONNX Runtime against torch."""
 
-import contextlib
-import io
-import logging
-import site
-import sysconfig
-import traceback
-import warnings
-from collections import OrderedDict
-from collections.abc import Iterator
 from dataclasses import dataclass
-from inspect import signature
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils import _pytree as pytree
+from torch import nn
 
 from secateur.errors import ArtifactError, ExportError
-from secateur.export.header import Preprocessing, preprocessing_to_json
+from secateur.export.header import Preprocessing
 from secateur.export.onnx_check import largest_differences, resized
-from secateur.export.onnx_runtime import ONNX_FORMAT, ONNX_VERSION, PREPROCESSING_KEY, OnnxModel, require_onnx
+from secateur.export.onnx_program import clean, exported_program, quiet, translated, write_program
+from secateur.export.onnx_runtime import OnnxModel, require_onnx
 from secateur.files import whole_file
 from secateur.graph import inputs
 from secateur.graph.inputs import ExampleInputs
 from secateur.graph.slots import mode_of, refuse_wrappers
-from secateur.record import environment
-from secateur.tensor_file import shown
 
 OPSET = 20
 """What torch 2.13 writes by default. Measured: opsets 18 to 24 run equally fast in ONNX Runtime 1.32."""
@@ -96,12 +83,12 @@ def export_onnx(
     if dynamic_batch:
         # torch.export takes a size of 1 for a constant.
         call, batch = inputs.map_tensors(lambda tensor: resized(tensor, batch, max(batch, 2)), call), max(batch, 2)
-    with mode_of(model, training=False), _quiet(), torch.inference_mode(mode=False), torch.no_grad():
-        exported = _exported(model, call, batch if dynamic_batch else None)
-        program = _translated(model, exported, opset)
-    _clean(program.model, preprocessing)
+    with mode_of(model, training=False), quiet(), torch.inference_mode(mode=False), torch.no_grad():
+        exported = exported_program(model, call, batch if dynamic_batch else None)
+        program = translated(exported, type(model).__name__, opset)
+    clean(program.model, preprocessing)
     with whole_file(path) as temporary:
-        _write(program, temporary, model)
+        write_program(program, temporary, type(model).__name__)
         sizes = BATCHES if dynamic_batch else (batch,) * len(BATCHES)
         try:
             runnable = OnnxModel(temporary, threads=torch.get_num_threads())
@@ -124,139 +111,3 @@ def export_onnx(
         batch_sizes=sizes,
         providers=runnable.providers,
     )
-
-
-def _exported(model: nn.Module, call: Any, free_batch: int | None) -> torch.export.ExportedProgram:
-    """Return the model as torch.export's program; dimension 0 of size ``free_batch`` is free."""
-
-    def free_dims(leaf: Any) -> dict[int, Any] | None:
-        if not isinstance(leaf, Tensor):
-            return None
-        return {0: torch.export.Dim.DYNAMIC} if leaf.dim() and leaf.shape[0] == free_batch else {}
-
-    positional, keywords = pytree.tree_map(free_dims, call)
-    names = signature(model.forward).parameters
-    shapes = {**dict(zip(names, positional, strict=False)), **keywords} if keywords else positional
-    try:
-        return torch.export.export(model, call[0], call[1], dynamic_shapes=shapes, strict=False)
-    except Exception as error:
-        place = _source_line(error)
-        if "marked" in str(error) and "specialized" in str(error):
-            raise ExportError(
-                f"{type(model).__name__} cannot be exported with a free batch size, because its code fixes it{place}; "
-                "use dynamic_batch=False, or compute sizes from x.shape[0] in the model"
-            ) from error
-        raise ExportError(
-            f"{type(model).__name__} cannot be exported by torch.export{place}: {_first_line(error)}; "
-            "rewrite that line without values that are only known at run time"
-        ) from error
-
-
-def _translated(model: nn.Module, exported: torch.export.ExportedProgram, opset: int) -> Any:
-    try:
-        program: Any = torch.onnx.export(
-            exported,
-            dynamo=True,
-            opset_version=opset,
-            output_names=_output_names(exported),
-            external_data=False,
-            verbose=False,
-            optimize=True,
-        )
-    except Exception as error:
-        causes = "; ".join(str(cause) for cause in _chain(error))
-        missing = [part.split("'")[1] for part in causes.split("No ONNX function found for ")[1:] if "'" in part]
-        reason = f"ONNX has no operator for {missing[0]}" if missing else _first_line(list(_chain(error))[-1])
-        raise ExportError(
-            f"{type(model).__name__} cannot be translated to ONNX: {shown(reason, 160)}; "
-            "replace that operator in the model"
-        ) from error
-    found = int(program.model.opset_imports[""])
-    if found != opset:
-        raise ExportError(
-            f"{type(model).__name__} was exported with opset {found}, because {opset} was not possible; "
-            f"ask for opset={found}"
-        )
-    return program
-
-
-def _output_names(exported: torch.export.ExportedProgram) -> list[str] | None:
-    """Return the keys of a model that returns a dict of tensors, such as ``out`` and ``aux``; otherwise None."""
-    spec = exported.call_spec.out_spec
-    if spec is None or spec.type not in (dict, OrderedDict):
-        return None
-    keys, sides = list(spec.context), exported.graph_signature
-    if len(sides.user_outputs) != len(keys) or not all(isinstance(name, str) for name in sides.user_outputs):
-        return None  # something nested, or no tensor
-    free = all(isinstance(key, str) and key.isidentifier() and key not in sides.user_inputs for key in keys)
-    return keys if free else None
-
-
-def _clean(ir_model: Any, preprocessing: Preprocessing | None) -> None:
-    """Leave nothing of the exporting machine in the model, and put our metadata in."""
-    for holder in (ir_model, ir_model.graph, *ir_model.functions.values()):
-        holder.metadata_props.clear()
-        holder.doc_string = None
-    graphs = (ir_model.graph, *ir_model.functions.values())
-    nodes = [node for graph in graphs for node in graph.all_nodes()]
-    values = [value for node in nodes for value in node.outputs]
-    for entry in (*nodes, *values, *ir_model.graph.inputs, *ir_model.graph.initializers.values()):
-        entry.metadata_props.clear()
-        entry.doc_string = None
-    ir_model.producer_name, ir_model.producer_version = "secateur", environment().secateur
-    ir_model.metadata_props["secateur.format"] = ONNX_FORMAT
-    ir_model.metadata_props["secateur.version"] = ONNX_VERSION
-    if preprocessing is not None:
-        ir_model.metadata_props[PREPROCESSING_KEY] = preprocessing_to_json(preprocessing)
-
-
-def _write(program: Any, path: Path, model: nn.Module) -> None:
-    try:
-        with _quiet():
-            program.save(str(path), external_data=False)
-    except OSError:
-        raise
-    except Exception as error:
-        raise ExportError(
-            f"the ONNX file of {type(model).__name__} cannot be written: {_first_line(error)}; "
-            "one ONNX file holds up to 2 GB"
-        ) from error
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's progress, logs and deprecation warnings of its own code off the console."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (
-            warnings.catch_warnings(),
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.redirect_stderr(io.StringIO()),
-        ):
-            warnings.filterwarnings("ignore", message=r".*LeafSpec.* is deprecated", category=FutureWarning)
-            yield
-    finally:
-        logging.disable(before)
-
-
-def _source_line(error: BaseException) -> str:
-    """Return " (file.py, line n)" of the innermost frame of the user's own code, or nothing."""
-    libraries = {Path(folder) for folder in (*site.getsitepackages(), *sysconfig.get_paths().values())}
-    libraries |= {Path(torch.__file__).parent, Path(__file__).parents[1] / "export"}
-    for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        file = Path(frame.filename)
-        if file.is_file() and not libraries & set(file.parents):
-            return f" ({file.name}, line {frame.lineno})"
-    return ""
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shown(lines[0].rstrip(".;:"), 160) if lines else type(error).__name__

@@ -44,7 +44,7 @@ def reason_for_float(graph: OnnxGraph, node: Any) -> str:
         return f"ONNX Runtime has no integer form of {node.op_type} on CPUs"
     if node.op_type == "Resize" and attribute_of(node, "mode", "nearest") != "nearest":
         return f"ONNX Runtime resizes integers only by the nearest neighbour, not {attribute_of(node, 'mode')}"
-    for rule in (_before, _bias, _twice, _after, _steps_differ):
+    for rule in (_before, _weight, _bias, _twice, _after, _steps_differ):
         reason = rule(graph, node)
         if reason:
             return reason
@@ -79,6 +79,17 @@ def _before(graph: OnnxGraph, node: Any) -> str | None:
             return (
                 f"{passed} stands between it and a quantized tensor; quantize again behind {passed}, by the same step"
             )
+    return None
+
+
+def _weight(graph: OnnxGraph, node: Any) -> str | None:
+    if node.op_type not in ("Gemm", "MatMul") or not graph.is_constant(node.input[1]):
+        return None
+    before = graph.node_before(node.input[1])
+    if before is None or before.op_type != "DequantizeLinear":
+        return "its weight is not quantized"
+    if len(before.input) < 3:
+        return "the pair of its weight has no zero point, which ONNX Runtime wants of matrix products"
     return None
 
 

@@ -1,0 +1,124 @@
+"""Changes of an exported graph that compute the same, so that ONNX Runtime finds what it runs in integers."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from secateur.export.int8.onnx_graph import OnnxGraph, attribute_of
+
+# ONNX Runtime moves a pair through these by itself; behind the others it must stand again.
+_PASSED = frozenset(("MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Slice"))
+_STOPPING = frozenset(("DepthToSpace", "Expand", "Flatten", "Gather", "Pad", "Resize", "SpaceToDepth", "Split", "Tile"))
+
+
+def fit_for_integers(graph: Any) -> None:
+    """Change a ``GraphProto`` in place; the numbers that it computes stay the same, but for the order of a sum."""
+    drop_windows_of_one(graph)
+    pool_instead_of_mean(graph)
+    repeat_pairs(graph)
+
+
+def drop_windows_of_one(graph: Any) -> None:
+    """Take out average pools of single places, which adaptive ones become where there is nothing to pool."""
+    for node in list(graph.node):
+        if node.op_type == "AveragePool" and _all_ones(node) and node.output[0] not in _outputs(graph):
+            _read_instead(graph, node.output[0], node.input[0])
+            graph.node.remove(node)
+
+
+def pool_instead_of_mean(graph: Any) -> None:
+    """Write means over all places of a map as GlobalAveragePool, which has an integer form; means have none."""
+    import onnx
+
+    index = OnnxGraph(graph)
+    for node in [entry for entry in graph.node if entry.op_type == "ReduceMean"]:
+        axes = index.values(node.input[1]) if len(node.input) > 1 else None
+        if axes is None or sorted(axes.tolist()) not in ([2, 3], [-2, -1]) or index.quantized(node.input[0]) is None:
+            continue
+        # A mean over the last two of three dimensions would be [-2, -1] as well; this one is of maps (N, C, H, W).
+        rank = _rank(graph, node.input[0])
+        if rank != 4:
+            continue
+        keeps = attribute_of(node, "keepdims", 1)
+        result = node.output[0]
+        pooled = result if keeps else f"{result}_pooled"
+        replacement = [onnx.helper.make_node("GlobalAveragePool", [node.input[0]], [pooled], name=node.name)]
+        if not keeps:
+            replacement.append(
+                onnx.helper.make_node("Squeeze", [pooled, node.input[1]], [result], name=f"{node.name}/squeezed")
+            )
+        for entry in replacement:
+            entry.metadata_props.extend(node.metadata_props)
+        place = list(graph.node).index(node)
+        graph.node.remove(node)
+        for offset, entry in enumerate(replacement):
+            graph.node.insert(place + offset, entry)
+
+
+def repeat_pairs(graph: Any) -> None:
+    """Quantize again, by the same step, behind what only moves entries: no number changes, they are rounded already."""
+    import onnx
+
+    index = OnnxGraph(graph)
+    on_grid: dict[str, Any] = {}  # tensor → the DequantizeLinear whose step it lies on
+    nodes: list[Any] = []
+    outputs = _outputs(graph)
+    for node in list(graph.node):
+        nodes.append(node)
+        if node.op_type == "DequantizeLinear":
+            on_grid[node.output[0]] = node
+            continue
+        pair = on_grid.get(node.input[0]) if node.input else None
+        if pair is None or node.op_type not in _PASSED | _STOPPING:
+            continue
+        for place, name in enumerate(node.output):
+            readers = index.nodes_after(name)
+            if node.op_type in _PASSED or name in outputs or not readers or _need_none(node, readers):
+                on_grid[name] = pair
+                continue
+            moved, integers = f"{name}_moved", f"{name}_integers"
+            node.output[place] = moved
+            first = onnx.helper.make_node(
+                "QuantizeLinear", [moved, *pair.input[1:]], [integers], name=f"{node.name}/{place}/quantized"
+            )
+            second = onnx.helper.make_node(
+                "DequantizeLinear", [integers, *pair.input[1:]], [name], name=f"{node.name}/{place}/dequantized"
+            )
+            nodes += [first, second]
+            on_grid[name] = second
+    del graph.node[:]
+    graph.node.extend(nodes)
+
+
+def _need_none(node: Any, readers: list[Any]) -> bool:
+    """Zeros around a map become the padding of the convolution that reads it, unless something stands between."""
+    if node.op_type == "Pad" and attribute_of(node, "mode", "constant") == "constant":
+        return all(reader.op_type == "Conv" for reader in readers)
+    return all(reader.op_type == "QuantizeLinear" for reader in readers)
+
+
+def _all_ones(node: Any) -> bool:
+    sizes = [*attribute_of(node, "kernel_shape", []), *attribute_of(node, "strides", [1])]
+    return all(size == 1 for size in sizes) and not any(attribute_of(node, "pads", []))
+
+
+def _outputs(graph: Any) -> set[str]:
+    return {value.name for value in graph.output}
+
+
+def _rank(graph: Any, name: str) -> int | None:
+    for value in _values(graph):
+        if value.name == name and value.type.tensor_type.HasField("shape"):
+            return len(value.type.tensor_type.shape.dim)
+    return None
+
+
+def _values(graph: Any) -> Iterator[Any]:
+    yield from graph.value_info
+    yield from graph.input
+
+
+def _read_instead(graph: Any, old: str, new: str) -> None:
+    for node in graph.node:
+        for slot, name in enumerate(node.input):
+            if name == old:
+                node.input[slot] = new
