@@ -126,6 +126,8 @@ def _execution(graph: OnnxGraph, session: list[Executed], runtime: str, proto: A
         if node.op_type in _SILENT or place not in live:
             continue
         own = _own(graph, place, runs)
+        if node.op_type in ("Relu", "Clip") and own is not None and own.kind != node.op_type:
+            continue  # part of the operator before it
         if own is None:
             own_precision: Literal["int8", "float"] | None = _of_absorbed(graph, place, runs)
             if own_precision is None:

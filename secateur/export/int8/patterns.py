@@ -3,6 +3,8 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
+
 from secateur.export.int8.onnx_graph import OnnxGraph, attribute_of
 
 # ONNX Runtime moves a pair through these by itself; behind the others it must stand again.
@@ -13,8 +15,8 @@ _STOPPING = frozenset(("DepthToSpace", "Expand", "Flatten", "Gather", "Pad", "Re
 def fit_for_integers(graph: Any) -> None:
     """Change a ``GraphProto`` in place; the numbers that it computes stay the same, but for the order of a sum."""
     drop_windows_of_one(graph)
-    pool_instead_of_mean(graph)
     repeat_pairs(graph)
+    pool_instead_of_mean(graph)
 
 
 def drop_windows_of_one(graph: Any) -> None:
@@ -68,11 +70,11 @@ def repeat_pairs(graph: Any) -> None:
             on_grid[node.output[0]] = node
             continue
         pair = on_grid.get(node.input[0]) if node.input else None
-        if pair is None or node.op_type not in _PASSED | _STOPPING:
+        if pair is None or not _only_moves(index, node, on_grid):
             continue
         for place, name in enumerate(node.output):
             readers = index.nodes_after(name)
-            if node.op_type in _PASSED or name in outputs or not readers or _need_none(node, readers):
+            if name in outputs or not readers or not _needs_one(index, node, readers, pair):
                 on_grid[name] = pair
                 continue
             moved, integers = f"{name}_moved", f"{name}_integers"
@@ -89,11 +91,30 @@ def repeat_pairs(graph: Any) -> None:
     graph.node.extend(nodes)
 
 
-def _need_none(node: Any, readers: list[Any]) -> bool:
-    """Zeros around a map become the padding of the convolution that reads it, unless something stands between."""
+def _only_moves(index: OnnxGraph, node: Any, on_grid: dict[str, Any]) -> bool:
+    """Tell whether what a node gives lies on the integers that its first input lies on."""
+    if node.op_type == "Concat":
+        pairs = [on_grid.get(name) for name in node.input]
+        return all(pair is not None and _same_step(index, pair, pairs[0]) for pair in pairs)
+    return node.op_type in _PASSED | _STOPPING
+
+
+def _needs_one(index: OnnxGraph, node: Any, readers: list[Any], pair: Any) -> bool:
+    """Tell whether ONNX Runtime must be told again that a moved tensor is quantized."""
+    quantizers = [reader for reader in readers if reader.op_type == "QuantizeLinear"]
+    if len(quantizers) == len(readers) and all(_same_step(index, pair, reader) for reader in quantizers):
+        return False
+    if node.op_type in _PASSED:
+        return bool(quantizers)  # to another step: that is not what it can move through
     if node.op_type == "Pad" and attribute_of(node, "mode", "constant") == "constant":
-        return all(reader.op_type == "Conv" for reader in readers)
-    return all(reader.op_type == "QuantizeLinear" for reader in readers)
+        # Zeros around a map become the padding of the convolution that reads it, unless something stands between.
+        return any(reader.op_type != "Conv" for reader in readers)
+    return True
+
+
+def _same_step(index: OnnxGraph, first: Any, second: Any) -> bool:
+    one, other = index.how(first), index.how(second)
+    return np.array_equal(one.step, other.step) and np.array_equal(one.zero_point, other.zero_point)
 
 
 def _all_ones(node: Any) -> bool:

@@ -40,6 +40,8 @@ _STOPS = frozenset(
 
 def reason_for_float(graph: OnnxGraph, node: Any) -> str:
     """Return why an operator that runs in float does, in a few words."""
+    if node.op_type in ("Relu", "Clip"):
+        return _of_clipping(graph, node)
     if node.op_type not in INTEGER_KINDS:
         return f"ONNX Runtime has no integer form of {node.op_type} on CPUs"
     if node.op_type == "Resize" and attribute_of(node, "mode", "nearest") != "nearest":
@@ -115,6 +117,8 @@ def _twice(graph: OnnxGraph, node: Any) -> str | None:
         if tensor is None or not tensor.signed:
             continue
         users = graph.users(tensor.integers)
+        while len(users) == 1 and users[0].op_type in _FOLLOWED:
+            users = graph.nodes_after(users[0].output[0])
         if len(users) > 1:
             kinds = _listed(sorted(user.op_type for user in users))
             return f"signed activations are read more than once, by {kinds}; unsigned ones may be"
@@ -184,6 +188,14 @@ def _not_absorbed(graph: OnnxGraph, clipping: Any, how: Quantized) -> str | None
         f"the integers behind Clip reach from {bottom:.4g} to {top:.4g}, beyond its {low:.4g} to {high:.4g}; a range "
         "within these lets Clip be part of the rounding"
     )
+
+
+def _of_clipping(graph: OnnxGraph, node: Any) -> str:
+    readers = graph.nodes_after(node.output[0])
+    if len(readers) == 1 and readers[0].op_type == "QuantizeLinear":
+        reason = _not_absorbed(graph, node, graph.how(readers[0]))
+        return reason or "the operator before it runs in float"
+    return "its result is read before it is quantized, so that it cannot be part of the rounding"
 
 
 def _steps_differ(graph: OnnxGraph, node: Any) -> str | None:
