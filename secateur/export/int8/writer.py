@@ -217,8 +217,8 @@ def _refuse_different(name: str, parity: Parity) -> None:
         return
     raise ExportError(
         f"the INT8 file of {name} is {parity.sqnr_db:.1f} dB from the simulation (limit {limit:.1f} dB), while "
-        f"rounding takes that {parity.rounding_sqnr_db:.1f} dB from the model; it was removed; leave operators in float, "
-        "or use another target"
+        f"rounding takes that {parity.rounding_sqnr_db:.1f} dB from the model; it was removed; leave operators in "
+        "float, or use another target"
     )
 
 
