@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from secateur.errors import ArtifactError
-from secateur.export.int8.onnx_graph import PAIR, OnnxGraph
+from secateur.export.int8.onnx_graph import PAIR, OnnxGraph, is_kept_in_float
 from secateur.export.int8.optimised import MOVES, Executed, optimised_session
 from secateur.export.int8.reasons import WEIGHTED, reason_for_float
 from secateur.export.onnx_runtime import require_onnx
@@ -123,7 +123,7 @@ def _execution(graph: OnnxGraph, session: list[Executed], runtime: str, proto: A
     found, module = [], ""
     for place, node in enumerate(graph.nodes):
         module = module_of(graph, node) or module
-        if node.op_type in _SILENT or place not in live:
+        if node.op_type in _SILENT or place not in live or is_kept_in_float(node):
             continue
         own = _own(graph, place, runs)
         if node.op_type in ("Relu", "Clip") and own is not None and own.kind != node.op_type:

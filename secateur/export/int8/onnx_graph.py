@@ -9,6 +9,9 @@ from numpy.typing import NDArray
 
 PAIR = ("QuantizeLinear", "DequantizeLinear")
 
+KEPT_IN_FLOAT = 1.0
+"""Slope of a LeakyRelu that computes nothing: it keeps the layer before it in float."""
+
 
 @dataclass(frozen=True, eq=False)
 class Quantized:
@@ -28,6 +31,12 @@ class Quantized:
     def signed(self) -> bool:
         """Whether the integers have a sign."""
         return self.zero_point is not None and bool(np.issubdtype(self.zero_point.dtype, np.signedinteger))
+
+    def equals(self, other: "Quantized") -> bool:
+        """Tell whether both are known and the same, so that integers of one are those of the other."""
+        if self.step is None or other.step is None or self.zero_point is None or other.zero_point is None:
+            return False
+        return np.array_equal(self.step, other.step) and np.array_equal(self.zero_point, other.zero_point)
 
     @property
     def lowest(self) -> int:
@@ -129,3 +138,8 @@ def attribute_of(node: Any, name: str, default: Any = None) -> Any:
             value = onnx.helper.get_attribute_value(attribute)
             return value.decode() if isinstance(value, bytes) else value
     return default
+
+
+def is_kept_in_float(node: Any) -> bool:
+    """Tell whether an operator computes nothing and keeps the layer before it in float."""
+    return node.op_type == "LeakyRelu" and bool(attribute_of(node, "alpha", 0.01) == KEPT_IN_FLOAT)

@@ -3,9 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
-
-from secateur.export.int8.onnx_graph import OnnxGraph, attribute_of
+from secateur.export.int8.onnx_graph import KEPT_IN_FLOAT, OnnxGraph, attribute_of
 
 # ONNX Runtime moves a pair through these by itself; behind the others it must stand again.
 _PASSED = frozenset(("MaxPool", "Reshape", "Squeeze", "Transpose", "Unsqueeze", "Slice"))
@@ -17,6 +15,7 @@ def fit_for_integers(graph: Any) -> None:
     drop_windows_of_one(graph)
     repeat_pairs(graph)
     pool_instead_of_mean(graph)
+    keep_in_float(graph)
 
 
 def drop_windows_of_one(graph: Any) -> None:
@@ -54,6 +53,27 @@ def pool_instead_of_mean(graph: Any) -> None:
         graph.node.remove(node)
         for offset, entry in enumerate(replacement):
             graph.node.insert(place + offset, entry)
+
+
+def keep_in_float(graph: Any) -> None:
+    """Put LeakyRelu of slope 1, which changes nothing, behind layers whose weights are in float.
+
+    Between two pairs ONNX Runtime would round such weights by itself and compute in integers, whatever was asked for.
+    An activation that is no part of rounding keeps it from that, and becomes part of the layer's own float operator.
+    """
+    import onnx
+
+    index = OnnxGraph(graph)
+    for node in [entry for entry in graph.node if entry.op_type in ("Conv", "ConvTranspose", "Gemm")]:
+        if node.input[1] not in index.constants or node.output[0] in _outputs(graph):
+            continue
+        result = node.output[0]
+        node.output[0] = f"{result}_in_float"
+        kept = onnx.helper.make_node(
+            "LeakyRelu", [node.output[0]], [result], name=f"{node.name}/in_float", alpha=KEPT_IN_FLOAT
+        )
+        kept.metadata_props.extend(node.metadata_props)
+        graph.node.insert(list(graph.node).index(node) + 1, kept)
 
 
 def repeat_pairs(graph: Any) -> None:
@@ -113,8 +133,7 @@ def _needs_one(index: OnnxGraph, node: Any, readers: list[Any], pair: Any) -> bo
 
 
 def _same_step(index: OnnxGraph, first: Any, second: Any) -> bool:
-    one, other = index.how(first), index.how(second)
-    return np.array_equal(one.step, other.step) and np.array_equal(one.zero_point, other.zero_point)
+    return index.how(first).equals(index.how(second))
 
 
 def _all_ones(node: Any) -> bool:

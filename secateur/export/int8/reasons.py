@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from secateur.export.int8.onnx_graph import OnnxGraph, Quantized, attribute_of
+from secateur.export.int8.onnx_graph import OnnxGraph, Quantized, attribute_of, is_kept_in_float
 
 WEIGHTED = frozenset(("Conv", "ConvTranspose", "Gemm", "MatMul"))
 INTEGER_KINDS = frozenset(
@@ -46,7 +46,7 @@ def reason_for_float(graph: OnnxGraph, node: Any) -> str:
         return f"ONNX Runtime has no integer form of {node.op_type} on CPUs"
     if node.op_type == "Resize" and attribute_of(node, "mode", "nearest") != "nearest":
         return f"ONNX Runtime resizes integers only by the nearest neighbour, not {attribute_of(node, 'mode')}"
-    for rule in (_before, _weight, _bias, _twice, _after, _steps_differ):
+    for rule in (_on_purpose, _before, _weight, _bias, _twice, _after, _steps_differ):
         reason = rule(graph, node)
         if reason:
             return reason
@@ -81,6 +81,12 @@ def _before(graph: OnnxGraph, node: Any) -> str | None:
             return (
                 f"{passed} stands between it and a quantized tensor; quantize again behind {passed}, by the same step"
             )
+    return None
+
+
+def _on_purpose(graph: OnnxGraph, node: Any) -> str | None:
+    if node.op_type in WEIGHTED and any(is_kept_in_float(reader) for reader in graph.nodes_after(node.output[0])):
+        return "its weight is not quantized, which keeps it there"
     return None
 
 
@@ -207,7 +213,7 @@ def _steps_differ(graph: OnnxGraph, node: Any) -> str | None:
             if given is None or reader.op_type != "QuantizeLinear":
                 continue
             after = graph.how(reader)
-            if not (np.array_equal(given.step, after.step) and np.array_equal(given.zero_point, after.zero_point)):
+            if not given.equals(after):
                 return "steps or zero points before and behind it differ; it only moves integers"
     return None
 

@@ -6,6 +6,7 @@ fake-quantization keeps weights in float, allows three ranges only and fails wit
 """
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -66,7 +67,7 @@ class Stored(nn.Module):
 
     def forward(self) -> Tensor:
         """Return what the integers stand for."""
-        attributes = {} if self.axis is None else {"axis": self.axis}
+        attributes: dict[str, Any] = {} if self.axis is None else {"axis": self.axis}
         return torch.onnx.ops.symbolic(
             "DequantizeLinear",
             (self.integers, self.step, self.zero_point),
