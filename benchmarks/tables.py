@@ -14,6 +14,7 @@ from typing import Any
 
 import graph_tables
 import latency_tables
+import int8_tables
 import levels_tables
 import pruning_tables
 import slimmable_tables
@@ -212,6 +213,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "slimmable": slimmable_tables.slimmable,
     "autoslim_search": slimmable_tables.autoslim_search,
     "autoslim_cifar": slimmable_tables.autoslim_cifar,
+    "int8": int8_tables.int8,
 }
 
 

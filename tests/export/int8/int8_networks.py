@@ -81,7 +81,22 @@ class Branches(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
-NETWORKS = {"residual": Residual, "inverted": Inverted, "neck": Neck, "branches": Branches}
+class Moves(nn.Module):
+    """Channels turned into places, zeros around a map, a window chosen, channels shuffled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = layer(3, 32, nn.ReLU(), stride=2), layer(8, 16, nn.ReLU())
+        self.third = nn.Conv2d(16, 16, 3, groups=2)
+        self.fc = nn.Linear(16 * 64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.second(F.pixel_shuffle(self.first(x), 2))[:, :, ::2, ::2]
+        x = F.relu(self.third(F.pad(F.channel_shuffle(x, 2), (1, 1, 1, 1))))
+        return self.fc(torch.flatten(x, 1))
+
+
+NETWORKS = {"residual": Residual, "inverted": Inverted, "neck": Neck, "branches": Branches, "moves": Moves}
 
 
 def lively(model: nn.Module) -> nn.Module:

@@ -50,7 +50,7 @@ def test_the_file_runs_in_integers_and_as_the_simulation_does(path: Path) -> Non
 def test_what_openvino_refuses_is_one_sentence_and_the_process_goes_on(path: Path, tmp_path: Path) -> None:
     with OpenVinoModel(path) as model:
         with pytest.raises(ArtifactError, match="OpenVINO failed running"):
-            model.run(torch.zeros(1, 16))
+            model.run(images(1), images(1))
         assert model(images(1)).shape == (1, 10)
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(path.read_bytes()[:2000])

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from int8_networks import NETWORKS, images, network, simulation
@@ -16,6 +17,7 @@ from secateur.errors import DataError, ExportError, QuantizationError
 from secateur.export import OnnxModel, Preprocessing
 from secateur.export.int8 import writer as writing
 from secateur.export.int8.executed import CONVOLUTIONS, executed
+from secateur.export.int8.patterns import fit_for_integers
 from secateur.export.int8.processor import has_vnni
 from secateur.export.int8.writer import settings_of, write_int8
 from secateur.quantization import simulate
@@ -175,6 +177,38 @@ def test_a_file_that_computes_something_else_is_not_kept(tmp_path: Path, monkeyp
     with pytest.raises(ExportError, match=r"dB from the simulation \(limit .* it was removed"):
         write_int8(simulation("residual"), tmp_path / "net.onnx", images=[images(64, seed=3)])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_is_changed_for_the_runtime_changes_no_number(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain, changed = onnx.ModelProto(), tmp_path / "net.onnx"
+
+    def kept(graph: Any) -> None:
+        plain.graph.CopyFrom(graph)
+        fit_for_integers(graph)
+
+    monkeypatch.setattr(writing, "fit_for_integers", kept)
+    found = simulation(name)
+    found.float_operators([next(iter(found.operators))])
+    write_int8(found, changed)
+    whole = onnx.load(str(changed))
+    plain.opset_import.extend(whole.opset_import)
+    plain.ir_version = whole.ir_version
+    del plain.graph.value_info[:]
+    results = [as_written(model, images(3, seed=6).numpy()) for model in (plain, whole)]
+    for first, second in zip(*results, strict=True):
+        # A mean and a pool over the same places add in another order.
+        assert float(np.square(first - second).mean()) <= 1e-4 * float(np.square(first).mean())
+
+
+def as_written(model: Any, x: Any) -> list[Any]:
+    """Run a model operator by operator, in float between the pairs."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(None, {session.get_inputs()[0].name: x}))
 
 
 def test_no_images_and_no_numbers(tmp_path: Path) -> None:

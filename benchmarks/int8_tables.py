@@ -1,0 +1,54 @@
+"""The table of `benchmarks/int8.py`."""
+
+from typing import Any
+
+from table_parts import machine, rows_to_markdown
+
+WAYS = {
+    "eager": "torch eager",
+    "runtime_fp32": "ONNX Runtime fp32",
+    "cut_fp32": "cut, ONNX Runtime fp32",
+    "runtime_int8": "ONNX Runtime's own INT8",
+    "ours": "our INT8 file in ONNX Runtime",
+    "openvino": "our INT8 file in OpenVINO",
+}
+
+
+def int8(record: dict[str, Any]) -> str:
+    """Milliseconds of every way, and how much faster the INT8 file is."""
+    rows = []
+    for row in record["rows"]:
+        for result in row["results"]:
+            medians, faster = result["median_ms"], result["ours_faster"]
+            rows.append(
+                [
+                    row["title"],
+                    str(result["batch"]),
+                    *(f"{medians[way]:.1f}" if way in medians else "–" for way in WAYS),
+                    *(
+                        f"{faster[way]:.2f}×" if way in faster else "–"
+                        for way in ("eager", "runtime_fp32", "runtime_int8")
+                    ),
+                    "{} of {}".format(*row["ours"]["convolutions"]),
+                    f"{row['ours']['fp32_size_bytes'] / 1e6:.1f} → {row['ours']['size_bytes'] / 1e6:.1f}",
+                ]
+            )
+    head = [
+        "network",
+        "batch",
+        *(f"{title}, ms" for title in WAYS.values()),
+        "ours over eager",
+        "over fp32",
+        "over its own INT8",
+        "convolutions in integers",
+        "file MB",
+    ]
+    packages = ", ".join(f"{name} {version}" for name, version in record["packages"].items())
+    load = [value for row in record["rows"] for result in row["results"] for value in result["load"]]
+    least = min(len(result["timings_ms"]["ours"]) for row in record["rows"] for result in row["results"])
+    note = (
+        f"Medians of at least {least} runs of each way in turn, {record['threads']} thread; ratios are medians of "
+        f"neighbouring runs. Eager torch in channels_last; OpenVINO with float32 for what is not in integers. Load "
+        f"of the machine while timing {min(load):.1f} to {max(load):.1f}. {packages}; {machine(record)}."
+    )
+    return f"{rows_to_markdown(head, rows)}\n\n{note}"
