@@ -74,7 +74,14 @@ def resized(g: Graph, z: int, mode: str) -> str:
     return g.quantized(g.op("Resize", g.quantized("x", zero_point=z), "", sizes, mode=mode), zero_point=z)
 
 
+def floats(g: Graph) -> str:
+    return g.constant(g.random.normal(size=(CHANNELS, CHANNELS, 3, 3)).astype(np.float32), "a.weight")
+
+
 INTEGER: dict[str, Build] = {
+    "a float weight, which the runtime rounds by itself": lambda g, z: g.quantized(
+        g.conv(g.quantized("x"), "a", weight=floats(g))
+    ),
     "relu": conv_relu,
     "clip": lambda g, z: clipped(g, z, 6 / 255),
     "clip narrow": lambda g, z: clipped(g, z, 4 / 255),
@@ -120,6 +127,22 @@ FLOAT: dict[str, tuple[Build, str, str]] = {
         lambda g, z: g.quantized(g.op("Mul", g.quantized("x"), g.constant(np.float32(2)))),
         "Mul",
         "a constant that it reads is not quantized",
+    ),
+    "bias in float": (
+        lambda g, z: g.op(
+            "Gemm",
+            g.op("Reshape", pooled(g, z), g.constant(np.array([0, -1]))),
+            g.weight(10, CHANNELS, name="fc"),
+            g.constant(np.ones(10, np.float32)),
+            transB=1,
+        ),
+        "Gemm",
+        "its bias is in float, and its result is not quantized",
+    ),
+    "float weight kept": (
+        lambda g, z: g.quantized(g.op("LeakyRelu", g.conv(g.quantized("x"), "a", weight=floats(g)), alpha=1.0)),
+        "Conv",
+        "its weight is not quantized, which keeps it there",
     ),
     "no kernel": (
         lambda g, z: g.quantized(g.op("HardSigmoid", g.quantized("x"))),
