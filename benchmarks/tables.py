@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import graph_tables
-import latency_tables
 import int8_tables
+import latency_tables
 import levels_tables
 import pruning_tables
 import slimmable_tables

@@ -55,6 +55,10 @@ if TYPE_CHECKING:
     from secateur.methods import ThiNet as ThiNet
     from secateur.methods import WeightsAndConnections as WeightsAndConnections
     from secateur.models import build_model as build_model
+    from secateur.quantization import Simulation as Simulation
+    from secateur.quantization import simulate as simulate
+    from secateur.recipe import Quantize as Quantize
+    from secateur.recipe import quantize as quantize
     from secateur.slimmable import Sandwich as Sandwich
     from secateur.slimmable import SwitchableNorms as SwitchableNorms
     from secateur.slimmable import WidthSpace as WidthSpace
@@ -112,6 +116,8 @@ _HOME = {
         "WeightsAndConnections",
     ),
     "secateur.models": ("build_model",),
+    "secateur.quantization": ("Simulation", "simulate"),
+    "secateur.recipe": ("Quantize", "quantize"),
     "secateur.slimmable": ("Sandwich", "SwitchableNorms", "WidthSpace", "widened", "width_space"),
     "secateur.training": ("Store", "SupervisedTask", "Task", "TrainSettings"),
 }

@@ -29,6 +29,7 @@ from secateur.cli.pack import pack
 from secateur.cli.plan import plan
 from secateur.cli.profile import profile
 from secateur.cli.prune import prune
+from secateur.cli.quantize import quantize
 from secateur.cli.recipe import recipe
 from secateur.cli.search import search
 from secateur.cli.sensitivity import sensitivity
@@ -69,8 +70,8 @@ def describe(
     Start with `secateur demo`. The main job is `secateur prune`; `compress` does it from a recipe that holds all
     settings, and `search` finds the best widths at every cost. `plan`, `apply`, `verify`, `evaluate` and `export` are
     the steps of a run one by one; `sensitivity`, `groups`, `profile` and `inspect` show what there is, `measure` times
-    each layer, for budgets in milliseconds. `pack` stores weights that are mostly zero small, `unpack` makes them dense
-    again.
+    each layer, for budgets in milliseconds. `quantize` brings a model to INT8. `pack` stores weights that are mostly
+    zero small, `unpack` makes them dense again.
     """
     del version  # printed before any command is looked for
 
@@ -79,7 +80,7 @@ COMMANDS = (
     *(demo, prune, compress, recipe, search, sensitivity),
     *(plan, apply, verify, evaluate, export),
     *(groups, profile, measure, inspect),
-    *(pack, unpack),
+    *(pack, unpack, quantize),
 )
 for command in COMMANDS:
     app.command()(command)

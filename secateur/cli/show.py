@@ -50,11 +50,12 @@ def show(*parts: "Grid | tuple[tuple[str, str], ...]") -> None:
 
 def show_result(result: "RunResult", *, as_json: bool) -> None:
     """Print the result of a run."""
-    from secateur.report import result_facts, result_grid
+    from secateur.report import int8_grid, result_facts, result_grid
 
     if as_json:
         print(result.folder.joinpath("record.json").read_text(encoding="utf-8"), end="", file=RESULTS.get())
         return
     if result.was_complete:
         print(f"{result.folder}: this run was complete already; nothing was computed\n")
-    show(result_grid(result.record), result_facts(result.record, result.folder))
+    int8 = [int8_grid(result.record)] if result.record.int8 is not None else []
+    show(result_grid(result.record), *int8, result_facts(result.record, result.folder))

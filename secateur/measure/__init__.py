@@ -1,5 +1,6 @@
 """What only running a model can tell: latency, the accuracy of a saved file, how sensitive each group is to a cut."""
 
+from secateur.measure.divergence import Divergence as Divergence
 from secateur.measure.evaluation import Agreement as Agreement
 from secateur.measure.evaluation import check_data as check_data
 from secateur.measure.evaluation import compare_predictions as compare_predictions
@@ -8,6 +9,7 @@ from secateur.measure.evaluation import open_classifier as open_classifier
 from secateur.measure.latency import Latency as Latency
 from secateur.measure.latency import LatencyComparison as LatencyComparison
 from secateur.measure.latency import compare_latency as compare_latency
+from secateur.measure.latency import latencies_in_turn as latencies_in_turn
 from secateur.measure.latency import measure_latency as measure_latency
 from secateur.measure.latency import steady_clock as steady_clock
 from secateur.measure.latency_table import QuietTable as QuietTable
@@ -35,6 +37,7 @@ __all__ = [
     "FLAT",
     "SHARES",
     "Agreement",
+    "Divergence",
     "GroupSensitivity",
     "Latency",
     "LatencyComparison",
@@ -53,6 +56,7 @@ __all__ = [
     "drift_note",
     "evaluate_artifact",
     "groups_to_scan",
+    "latencies_in_turn",
     "measure_latency",
     "measure_latency_table",
     "open_classifier",

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -142,21 +142,9 @@ def compare_latency(
         UsageError: as :func:`measure_latency`.
         ArtifactError: an ONNX file cannot be read or run.
     """
-    _check_numbers(warmup, repeats)
-    place = torch.device(device)
-    with (
-        torch_threads(threads),
-        _ready(first, example_inputs, threads, place) as run_first,
-        _ready(second, example_inputs, threads, place) as run_second,
-    ):
-        timers = _Timer(run_first, place, clock_ns), _Timer(run_second, place, clock_ns)
-        warm = [timer.warm_up(warmup) for timer in timers]
-        pairs = [(timers[0].time_once(), timers[1].time_once()) for _ in range(repeats)]
-        one, other = ([pair[number] for pair in pairs] for number in (0, 1))
-        found = (
-            _summary(one, first, example_inputs, warm[0], place),
-            _summary(other, second, example_inputs, warm[1], place),
-        )
+    timings = _in_turn((first, second), example_inputs, threads, warmup, repeats, torch.device(device), clock_ns)
+    (one, found_first), (other, found_second) = timings
+    found = found_first, found_second
     ratios = np.asarray(one) / np.asarray(other)
     return LatencyComparison(
         first=found[0],
@@ -165,6 +153,50 @@ def compare_latency(
         pair_ratio_p10=float(np.percentile(ratios, 10)),
         pair_ratio_p90=float(np.percentile(ratios, 90)),
     )
+
+
+def latencies_in_turn(
+    models: Sequence[Timed],
+    example_inputs: ExampleInputs,
+    *,
+    threads: int = 1,
+    warmup: int = 50,
+    repeats: int = 50,
+    device: torch.device | str = "cpu",
+    clock_ns: Callable[[], int] = time.perf_counter_ns,
+) -> tuple[Latency, ...]:
+    """Time any number of models in turn, all once before any again; see :func:`measure_latency`.
+
+    Raises:
+        UsageError: as :func:`measure_latency`.
+        ArtifactError: an ONNX file cannot be read or run.
+    """
+    found = _in_turn(models, example_inputs, threads, warmup, repeats, torch.device(device), clock_ns)
+    return tuple(latency for _, latency in found)
+
+
+def _in_turn(
+    models: Sequence[Timed],
+    example_inputs: ExampleInputs,
+    threads: int,
+    warmup: int,
+    repeats: int,
+    device: torch.device,
+    clock_ns: Callable[[], int],
+) -> list[tuple[list[float], Latency]]:
+    """Return the timings of each model, in milliseconds, and their summary."""
+    _check_numbers(warmup, repeats)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(torch_threads(threads))
+        runs = [stack.enter_context(_ready(model, example_inputs, threads, device)) for model in models]
+        timers = [_Timer(run, device, clock_ns) for run in runs]
+        warm = [timer.warm_up(warmup) for timer in timers]
+        rounds = [[timer.time_once() for timer in timers] for _ in range(repeats)]
+        timings = [list(column) for column in zip(*rounds, strict=True)]
+        return [
+            (taken, _summary(taken, model, example_inputs, warmed, device))
+            for taken, model, warmed in zip(timings, models, warm, strict=True)
+        ]
 
 
 class _Timer:

@@ -15,6 +15,13 @@ from secateur.recipe.plans import require_data as require_data
 from secateur.recipe.plans import verify_file as verify_file
 from secateur.recipe.plans import write_plan as write_plan
 from secateur.recipe.proving import require_proof as require_proof
+from secateur.recipe.quantizing.call import QuantizeResult as QuantizeResult
+from secateur.recipe.quantizing.call import quantize as quantize
+from secateur.recipe.quantizing.saved import QuantizeJob as QuantizeJob
+from secateur.recipe.quantizing.saved import quantize_named as quantize_named
+from secateur.recipe.quantizing.settings import Quantize as Quantize
+from secateur.recipe.quantizing.stages import QuietStages as QuietStages
+from secateur.recipe.quantizing.stages import Stages as Stages
 from secateur.recipe.reading import listed_recipes as listed_recipes
 from secateur.recipe.reading import method_from as method_from
 from secateur.recipe.reading import read_recipe as read_recipe
@@ -61,11 +68,16 @@ __all__ = [
     "MadePlan",
     "MaxDrop",
     "ModelChoice",
+    "Quantize",
+    "QuantizeJob",
+    "QuantizeResult",
+    "QuietStages",
     "Recipe",
     "RunDirectory",
     "RunResult",
     "SensitivityRecipe",
     "SensitivityResult",
+    "Stages",
     "Subject",
     "WidthSearchResult",
     "apply_plan",
@@ -89,6 +101,8 @@ __all__ = [
     "parse_shares",
     "picked_recipe",
     "plan_without",
+    "quantize",
+    "quantize_named",
     "read_data",
     "read_plan",
     "read_recipe",

@@ -24,6 +24,7 @@ from secateur.recipe.compacting import packed
 from secateur.recipe.latency import timing_of, with_table
 from secateur.recipe.measuring import Finished, Measured, measure_all
 from secateur.recipe.proving import proved_cut
+from secateur.recipe.quantizing.after_cut import bring_to_int8, check_before
 from secateur.recipe.rundir import CURVE, FILES, RunDirectory
 from secateur.recipe.searching import first_budget, search_budget
 from secateur.recipe.settings import Recipe
@@ -90,6 +91,7 @@ class Job:
             if plan.is_empty:
                 raise BudgetError(nothing_to_cut(budget))
             proved_cut(subject.model, plan, subject.example_inputs)
+        check_before(recipe, subject, data, device)
         return cls(recipe, place, progress, subject, data, graph, task, RunLog(place.path("log")), limits)
 
     @contextlib.contextmanager
@@ -160,6 +162,8 @@ class Job:
             ),
             self.tell,
         )
+        device = self.task.device
+        bring_to_int8(self.place, self.recipe, self.subject, self.data, device, compressed, measured, self.tell)
         record = self.record(command, phases, compressed, measured)
         if search is not None:
             curve = {what: FILES[what] for what in CURVE if self.place.path(what).exists()}
@@ -232,6 +236,7 @@ class Job:
         plan = () if compressed.plan.is_empty else ("plan",)
         sparse = ("sparse", "masks") if pruned else ()
         files = ("recipe", "log", *plan, *dense, "model", *sparse, "report")
+        int8 = ("int8", "simulation") if measured.int8 is not None else ()
         return RunRecord(
             # Unsorted, because the order of ratios decides; that of all other keys is fixed.
             run_id=f"{derive_seed(json.dumps(self.recipe.to_json())):016x}",
@@ -256,13 +261,14 @@ class Job:
             width_search=beside_default(self.recipe, self.data, compressed.record.width_search),
             latency_budget=measured.latency_budget,
             agreement=measured.agreement,
+            int8=measured.int8,
             prunable_share_of_macs=None if pruned else self.graph.prunable_share_of_macs(allow_approximate=allowed),
             locked={
                 group.name: group.locked or group.approximate or ""
                 for group in self.graph.groups
                 if not pruned and not group.cuttable(allow_approximate=allowed)
             },
-            files={what: FILES[what] for what in (*files, *(["onnx"] if measured.agreement else []))},
+            files={what: FILES[what] for what in (*files, *(["onnx"] if measured.agreement else []), *int8)},
             notes=(*self.subject.notes, *measured.notes, *compressed.record.notes),
         )
 

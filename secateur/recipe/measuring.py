@@ -33,12 +33,14 @@ class Measured:
         measurements: by the keys of ``RunRecord.measurements``.
         agreement: of the ONNX file with torch.
         latency_budget: what became of a budget in milliseconds.
+        int8: how the INT8 file was made, where there is one.
         notes: what could not be measured and why.
     """
 
     measurements: dict[str, Measurement] = field(default_factory=dict)
     agreement: record.Agreement | None = None
     latency_budget: record.LatencyBudget | None = None
+    int8: record.Int8 | None = None
     notes: list[str] = field(default_factory=list)
 
 

@@ -32,6 +32,8 @@ FILES = {
     "sparse": "model.sparse.safetensors",
     "masks": "masks.safetensors",
     "onnx": "model.onnx",
+    "int8": "model.int8.onnx",
+    "simulation": "simulation.safetensors",
     "report": "report.md",
     "figure": "report.png",
     **FRONT_FILES,

@@ -42,10 +42,10 @@ def evaluate_file(
     path = Path(path)
     preprocessing = _preprocessing(path)
     if path.suffix != ".onnx":
-        _require_code(path, inspect_file(path), code)
+        require_code(path, inspect_file(path), code)
     if split != "train":
         choice = dataclasses.replace(choice, train_share=1.0)
-    data = _data_for(path, choice, preprocessing, machine)
+    data = data_for(path, choice, preprocessing, machine)
     return evaluate_artifact(path, data, split=split, batch_size=batch_size, device=device, code=code)
 
 
@@ -66,7 +66,7 @@ def export_file(
     """
     settle(machine)
     info = inspect_file(path)
-    _require_code(Path(path), info, code)
+    require_code(Path(path), info, code)
     if shape is not None:
         sizes = parse_shape(shape)
     elif info.preprocessing is not None:
@@ -127,7 +127,7 @@ def _kind(path: Path) -> str:
     return "of another kind; give a model file that `secateur prune` or `apply` wrote"
 
 
-def _require_code(path: Path, info: ArtifactInfo, code: str | None) -> None:
+def require_code(path: Path, info: ArtifactInfo, code: str | None) -> None:
     """Refuse a file whose model only the user's code builds, where the user did not name that code.
 
     Raises:
@@ -148,7 +148,7 @@ def _require_code(path: Path, info: ArtifactInfo, code: str | None) -> None:
         )
 
 
-def _data_for(path: Path, choice: DataChoice, preprocessing: Preprocessing | None, machine: Machine) -> DataSource:
+def data_for(path: Path, choice: DataChoice, preprocessing: Preprocessing | None, machine: Machine) -> DataSource:
     """Load the data, normalised as the file says; only a file that does not say leaves it to ``choice``."""
     if preprocessing is None:
         return read_data(choice, machine)

@@ -17,6 +17,7 @@ from secateur.methods import AnyMethod, Magnitude
 from secateur.methods.smallest import check_search, refuse_search_around
 from secateur.models import head_of
 from secateur.recipe.compact import AS_IT_IS, Compact
+from secateur.recipe.quantizing.settings import Quantize
 from secateur.training import Distillation, TrainSettings
 from secateur.training.devices import check_threads
 
@@ -146,6 +147,7 @@ class Recipe:
     control: Literal["scratch"] | None = None  # scratch: train what the method found from random weights instead
     compact: Compact = AS_IT_IS  # what the compact file holds, where weights are pruned
     export: tuple[Literal["onnx"], ...] = ("onnx",)  # files beside the model file
+    quantize: Quantize | None = None  # bring the result to INT8; its ONNX file is then what ships
     seed: int = 0
     machine: Machine = Machine()
 

@@ -3,6 +3,9 @@
 from secateur.record.earlier import with_defaults as with_defaults
 from secateur.record.environment import Environment as Environment
 from secateur.record.environment import environment as environment
+from secateur.record.int8 import CalibratorTrial as CalibratorTrial
+from secateur.record.int8 import FloatOperator as FloatOperator
+from secateur.record.int8 import Int8 as Int8
 from secateur.record.latency_budget import LatencyBudget as LatencyBudget
 from secateur.record.log import RunLog as RunLog
 from secateur.record.log import read_log as read_log
@@ -43,13 +46,16 @@ __all__ = [
     "MEAN_IOU",
     "TOP1",
     "Agreement",
+    "CalibratorTrial",
     "CodedWeight",
     "Environment",
     "EpochMeasurement",
     "Evaluation",
+    "FloatOperator",
     "FrontPoint",
     "Histogram",
     "ImageLayer",
+    "Int8",
     "JointNetwork",
     "Latency",
     "LatencyBudget",

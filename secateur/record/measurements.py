@@ -112,7 +112,8 @@ class Measurement:
     nonzeros: int | None = None  # of the parameters, those that are stored; None where no weights were pruned
     size_bytes: int | None = None  # of the saved file
     activation_bytes: int | None = None  # peak, per sample
-    latency: Latency | None = None
+    latency: Latency | None = None  # of one sample
+    batch_latency: Latency | None = None  # of a larger batch
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ from typing import ClassVar
 from pydantic import ConfigDict, JsonValue, TypeAdapter
 
 from secateur.record.environment import Environment
+from secateur.record.int8 import Int8
 from secateur.record.latency_budget import LatencyBudget
 from secateur.record.measurements import STRICT, Agreement, Measurement, Proof, TrainResult
 from secateur.record.pruned_weights import PrunedWeights
@@ -37,6 +38,7 @@ class RunRecord:
     width_search: WidthSearch | None = None  # of a method that searches for widths
     latency_budget: LatencyBudget | None = None  # of a run that had one in milliseconds
     agreement: Agreement | None = None  # of the ONNX file with torch, on the test split
+    int8: Int8 | None = None  # of a run that ends in an INT8 file
     prunable_share_of_macs: float | None = None  # the most that could be cut, with one unit left in every group
     locked: dict[str, str] = field(default_factory=dict)  # group → why it could not be cut
     files: dict[str, str] = field(default_factory=dict)  # what → path inside the run directory

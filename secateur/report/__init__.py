@@ -11,6 +11,11 @@ from secateur.report.front import write_front as write_front
 from secateur.report.grid import Grid as Grid
 from secateur.report.grid import print_facts as print_facts
 from secateur.report.grid import print_grid as print_grid
+from secateur.report.int8 import calibrator_grid as calibrator_grid
+from secateur.report.int8 import int8_facts as int8_facts
+from secateur.report.int8 import int8_grid as int8_grid
+from secateur.report.int8 import int8_markdown as int8_markdown
+from secateur.report.int8 import timing_facts as timing_facts
 from secateur.report.latency_budget import latency_facts as latency_facts
 from secateur.report.latency_table import table_facts as table_facts
 from secateur.report.latency_table import table_grid as table_grid
@@ -49,10 +54,14 @@ __all__ = [
     "Limit",
     "artifact_facts",
     "artifact_grid",
+    "calibrator_grid",
     "cost_grid",
     "front_facts",
     "front_grid",
     "groups_grid",
+    "int8_facts",
+    "int8_grid",
+    "int8_markdown",
     "latency_facts",
     "limits",
     "plan_facts",
@@ -71,6 +80,7 @@ __all__ = [
     "sensitivity_grid",
     "table_facts",
     "table_grid",
+    "timing_facts",
     "why_json",
     "why_text",
     "widths_grid",

@@ -10,6 +10,7 @@ from secateur.record import TOP1, RunRecord, TrainResult
 from secateur.report.figure import write_figure
 from secateur.report.front import front_section
 from secateur.report.grid import Grid
+from secateur.report.int8 import int8_sections
 from secateur.report.pruned_weights import pruned_sections
 from secateur.report.restored import error_grid, restored_grid
 from secateur.report.result import model_titles, result_facts, result_grid, samples_text, score_name
@@ -52,6 +53,7 @@ def report_markdown(record: RunRecord, plan: Plan, *, figure: str | None = None)
         exact_grid(record).to_markdown(),
         "1 MAC = one multiply-add of a convolution or matrix product, per sample. Activations: the peak over operators "
         f"of the bytes alive, per sample.{f' Samples: {samples}.' if (samples := samples_text(record)) else ''}",
+        *int8_sections(record),
         *_restored(record),
         *(["## What was cut", kept_grid(plan).to_markdown()] if record.weights is None or not plan.is_empty else []),
         *pruned_sections(record.weights),

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from secateur.record import MEAN_IOU, TOP1, Evaluation, Measurement, Proof, RunRecord
 from secateur.report.grid import Grid
+from secateur.report.int8 import int8_facts
 from secateur.report.latency_budget import latency_facts
 from secateur.report.pruned_weights import pruned_facts
 from secateur.report.restored import restored_facts
@@ -20,6 +21,7 @@ MODELS = {
     "sparse": "compact file, decoded",
     "dense_onnx": "dense, ONNX",
     "onnx": "fine-tuned, ONNX",
+    "int8": "fine-tuned, INT8",
 }
 """Keys of ``RunRecord.measurements`` in the order of the table, and what they are called."""
 
@@ -28,6 +30,7 @@ FILES = {
     "model": "model file",
     "sparse": "compact file",
     "onnx": "ONNX file",
+    "int8": "INT8 file, which ships",
     "steps": "steps",
     "steps_scores_png": "scores of each step, PNG",
     "steps_scores_svg": "scores of each step, SVG",
@@ -95,6 +98,7 @@ def result_facts(record: RunRecord, folder: Path | str | None = None) -> tuple[t
     if record.weights is None or record.proof is not None:
         facts.append(("proof", proof_text(record.proof)))
     facts += pruned_facts(record.weights)
+    facts += int8_facts(record)
     facts += restored_facts(record.restored)
     if record.agreement is not None:
         met = record.agreement

@@ -2,9 +2,11 @@
 
 import ast
 import json
+import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -107,20 +109,9 @@ def write_int8(
     if not simulation.rounds:
         raise QuantizationError("the simulation rounds nothing yet; calibrate it and call set_ranges first")
     name = type(simulation.module).__name__
-    with mode_of(simulation.module, training=False), quiet(), torch.no_grad():
-        twin = twin_of(simulation)
-        call, batch = _example(twin)
-        exported = exported_program(twin, call, batch)
-        _tell_modules(twin, exported)
-        program = translated(exported, name, OPSET)
-    model = _named(program, preprocessing, simulation)
-    fit_for_integers(model.graph)
-    del model.graph.value_info[:]  # shapes that changed; every runtime infers its own
+    model = _model_of(simulation, preprocessing)
     with whole_file(path) as temporary:
-        try:
-            onnx.save(model, str(temporary))
-        except ValueError as error:
-            raise ExportError(f"the INT8 file of {name} cannot be written: one ONNX file holds up to 2 GB") from error
+        _save(onnx, model, temporary, name)
         try:
             runnable = OnnxModel(temporary, threads=torch.get_num_threads())
             parity = compare(simulation, runnable, images)
@@ -138,6 +129,55 @@ def write_int8(
         notes=tuple(_notes(simulation, execution)),
         providers=runnable.providers,
     )
+
+
+def check_int8(simulation: Simulation) -> None:
+    """See that the file of ``simulation`` can be written and that ONNX Runtime loads it, whatever the ranges will be.
+
+    For work that ends in the file and takes long before it does; takes as long as writing it. Nothing is kept.
+
+    Args:
+        simulation: as :func:`simulate` makes it; it stays as it was.
+
+    Raises:
+        ExportError: the packages are not installed, an operator has no ONNX form, or ONNX Runtime does not load it.
+    """
+    onnx, _ = require_onnx()
+    name, rounded = type(simulation.module).__name__, simulation.rounds
+    try:
+        simulation.round_()
+        model = _model_of(simulation, None)
+    finally:
+        simulation.round_(rounded)
+    with tempfile.TemporaryDirectory(prefix="secateur-") as folder:
+        path = Path(folder, "model.onnx")
+        _save(onnx, model, path, name)
+        try:
+            OnnxModel(path)
+        except ArtifactError as error:
+            reason = str(error).replace(str(path), "the file")
+            raise ExportError(f"{name} can be written as INT8, but {reason}") from error
+
+
+def _model_of(simulation: Simulation, preprocessing: Preprocessing | None) -> Any:
+    """Return the ``ModelProto`` of what ``simulation`` computes now."""
+    with mode_of(simulation.module, training=False), quiet(), torch.no_grad():
+        twin = twin_of(simulation)
+        call, batch = _example(twin)
+        exported = exported_program(twin, call, batch)
+        _tell_modules(twin, exported)
+        program = translated(exported, type(simulation.module).__name__, OPSET)
+    model = _named(program, preprocessing, simulation)
+    fit_for_integers(model.graph)
+    del model.graph.value_info[:]  # shapes that changed; every runtime infers its own
+    return model
+
+
+def _save(onnx: ModuleType, model: Any, path: Path, name: str) -> None:
+    try:
+        onnx.save(model, str(path))
+    except ValueError as error:
+        raise ExportError(f"the INT8 file of {name} cannot be written: one ONNX file holds up to 2 GB") from error
 
 
 def _example(twin: fx.GraphModule) -> tuple[Any, int]:
