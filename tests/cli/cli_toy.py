@@ -153,3 +153,106 @@ def residual_network() -> nn.Module:
 def normed_network() -> nn.Module:
     """What is inside its blocks is normalised across channels."""
     return _residual(nn.GroupNorm, 1, 8)
+
+
+class Waving(nn.Module):
+    """Adds a sine, which no runtime computes in integers."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + x.sin()
+
+
+def waving_network() -> nn.Module:
+    body = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), Waving(), nn.Conv2d(8, 8, 3), nn.ReLU())
+    return nn.Sequential(*body, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3))
+
+
+class Choosing(nn.Module):
+    """What it does depends on the values, so that it has no graph."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x if x.sum() > 0 else -x
+
+
+def choosing_network() -> nn.Module:
+    return nn.Sequential(*network(), Choosing())
+
+
+class Bright(nn.Module):
+    """How many values it looks at depends on the values, which torch's exporter does not bear in a float file."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[x > 0].mean().expand(len(x), 3) + x
+
+
+def bright_network() -> nn.Module:
+    return nn.Sequential(*network(), Bright())
+
+
+class Airy(nn.Module):
+    """Uses an operator that ONNX has no form of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + torch.special.airy_ai(x)
+
+
+def unknown_operator() -> nn.Module:
+    return nn.Sequential(*network(), Airy())
+
+
+class Dividing(nn.Module):
+    """Gives NaN on bright images alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x.amax((1, 2, 3), keepdim=True) > 2.48, x * float("nan"), x)
+
+
+def dividing_network() -> nn.Module:
+    return nn.Sequential(Dividing(), *network())
+
+
+def no_convolution() -> nn.Module:
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm1d(1), Widening())
+
+
+class Widening(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.expand(-1, 3) * torch.arange(3.0)
+
+
+def bright() -> dict[str, object]:
+    """As bytes of an image file, which nobody has normalised."""
+    made = data()
+    for split in ("train", "test"):
+        images, labels = made[split]  # type: ignore[misc]
+        made[split] = ((100 * images).clamp(max=255), labels)
+    return made
+
+
+def unlabelled() -> dict[str, object]:
+    return {"train": _samples(60, 1)[0], "test": _samples(60, 2)}
+
+
+class Batches:
+    """A source that takes its time, and leaves a file when it begins to."""
+
+    def __init__(self) -> None:
+        from secateur.data import load_data
+
+        self.inner = load_data(f"{__file__}:data")
+        self.name, self.num_classes = "slow", self.inner.num_classes
+        self.class_names, self.sample_shape = self.inner.class_names, self.inner.sample_shape
+        self.normalization = self.inner.normalization
+
+    def size(self, split: str) -> int:
+        return int(self.inner.size(split))  # type: ignore[arg-type]
+
+    def batches(self, split: str, **more: object) -> object:
+        if more.get("limit") is None:
+            Path("calibrating").touch()
+            time.sleep(60)
+        yield from self.inner.batches(split, **more)  # type: ignore[arg-type]
+
+
+def slow_data() -> object:
+    return Batches()

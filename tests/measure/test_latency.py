@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from secateur.errors import UsageError
 from secateur.export import OnnxModel, export_onnx
-from secateur.measure import compare_latency, measure_latency
+from secateur.measure import compare_latency, latencies_in_turn, measure_latency
 
 
 class Clock:
@@ -125,3 +125,21 @@ def test_cuda_is_waited_for() -> None:
     # 20 products of 2 × 4096³ operations each: less than 2 ms is impossible at 1.4 Pflop/s.
     assert found.median_ms > 2
     assert found.device == "cuda"
+
+
+def test_any_number_of_models_take_turns() -> None:
+    clock, order = Clock(), []
+
+    def model(name: str, milliseconds: float) -> Callable[[Tensor], Tensor]:
+        work = clock.work(milliseconds)
+
+        def run(x: Tensor) -> Tensor:
+            order.append(name)
+            return work(x)
+
+        return run
+
+    models = [model("a", 1), model("b", 2), model("c", 4)]
+    found = latencies_in_turn(models, X, warmup=0, repeats=3, clock_ns=clock)
+    assert [entry.median_ms for entry in found] == pytest.approx([1, 2, 4])
+    assert order == ["a", "b", "c"] * 3
