@@ -73,7 +73,7 @@ def test_the_library_has_the_papers_networks_and_short_siblings() -> None:
         "gate_decorator_vgg16_cifar10-cpu",
         *(f"network_slimming_{net}_cifar10-cpu" for net in ("vgg19", "resnet164", "densenet40")),
     }
-    families = ("l1-", "thinet_", "weights_and_connections_", "autoslim_")
+    families = ("l1-", "thinet_", "weights_and_connections_", "autoslim_", "int8_")
     others = {name for name in recipe_names() if name.startswith(families)}
     assert {*OURS, *others} == set(recipe_names())
 

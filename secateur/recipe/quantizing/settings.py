@@ -36,12 +36,12 @@ class Quantize:
             UsageError: a name is not known, or a number is out of range.
             QuantizationError: there is no such target, or bits are out of range.
         """
+        calibrator_named(self.calibrate or USUAL)
         if self.calibrate is not None and self.compare:
             raise UsageError(
                 f"the calibrator is {self.calibrate}, and a comparison is to pick one; leave out --calibrate or "
                 "--compare (calibrate or compare in a recipe)"
             )
-        calibrator_named(self.calibrate or USUAL)
         profile_named(self.target).with_bits(weight_bits=self.weight_bits, activation_bits=8)
         for name, value in (("images", self.images), ("batch", self.batch)):
             if value < 1:
