@@ -43,6 +43,22 @@ def test_the_commands_that_restore_accuracy_run(tmp_path: Path, monkeypatch: pyt
     assert after.validation.score > before.validation.score
 
 
+def test_the_commands_that_end_in_int8_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    pytest.importorskip("onnxruntime", reason="the INT8 file is an ONNX file")
+    monkeypatch.chdir(tmp_path)
+    section = (ROOT / "docs/guide.md").read_text(encoding="utf-8").split("## INT8: the file that ships")[1]
+    commands = re.findall(r"```sh\n(.*?)```", section, flags=re.DOTALL)[0].splitlines()
+    assert [command.split()[1] for command in commands] == ["prune", "quantize", "evaluate"]
+    for command in commands:
+        assert main([*shlex.split(command)[1:], "--threads", "1"]) == 0, command
+    record = read_record(tmp_path / "digits-int8" / "record.json")
+    dense, shipped = record.measurements["dense"].test, record.measurements["int8"].test
+    assert dense is not None
+    assert shipped is not None
+    assert shipped.score > dense.score - 0.02
+
+
 def test_the_commands_that_pack_a_file_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(0)

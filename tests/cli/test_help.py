@@ -22,6 +22,7 @@ COMMANDS = (
     "inspect",
     "pack",
     "unpack",
+    "quantize",
 )
 
 
