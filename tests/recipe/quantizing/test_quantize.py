@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 
 from secateur.data import DataSource, load_data
 from secateur.data.source import Split
-from secateur.errors import ArtifactError, DataError, UsageError
+from secateur.errors import ArtifactError, DataError, ExportError, UsageError
 from secateur.export import OnnxModel
 from secateur.export.int8 import stored_weights
 from secateur.quantization import simulate
@@ -212,6 +213,26 @@ def test_colour_images_that_nobody_normalised_are_doubted(tmp_path: Path) -> Non
     for normalize, doubted in (("none", True), ("imagenet", False)):
         ready = get_ready(network, load_data(f"{code}:data", normalize=normalize), QUICK)
         assert bool(calibrate(ready, QuietStages()).notes) == doubted
+
+
+def test_openvino_runs_the_file_where_it_is_installed_and_is_refused_first_where_not(
+    model: nn.Module, data: DataSource, tmp_path: Path
+) -> None:
+    asked = replace(QUICK, openvino=True)
+    if find_spec("openvino") is None:
+        with pytest.raises(ExportError, match="openvino is not installed"):
+            quantize(model, data, tmp_path / "int8", settings=asked)
+        assert list(tmp_path.iterdir()) == []
+        return
+    record = quantize(model, data, tmp_path / "int8", settings=asked).record
+    there, file = record.measurements["openvino"], record.measurements["int8"]
+    assert there.test is not None
+    assert file.test is not None
+    assert abs(there.test.score - file.test.score) < 0.02
+    assert there.latency is not None
+    assert there.latency.runtime == "openvino"
+    assert record.int8 is not None
+    assert "f32 where it is not in integers" in str(record.int8.openvino)
 
 
 def test_without_validation_images_there_is_no_comparison(model: nn.Module, data: DataSource) -> None:
