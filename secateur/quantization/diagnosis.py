@@ -86,8 +86,8 @@ def noise(simulation: Simulation, batches: Iterable[CalibrationBatch]) -> tuple[
         SiteNoise(
             name,
             "activation",
-            own_db=_ratio_db(power, own),
-            total_db=_ratio_db(power, total),
+            own_db=ratio_db(power, own),
+            total_db=ratio_db(power, total),
             clipped=float(outside / count),
             note=simulation.notes.get(name, ""),
         )
@@ -97,7 +97,7 @@ def noise(simulation: Simulation, batches: Iterable[CalibrationBatch]) -> tuple[
         if name in sites:
             weight = simulation.module.get_parameter(parameter).detach()
             power, own, _, outside, count = _sums(weight, weight, sites[name]).tolist()
-            ratio = _ratio_db(power, own)
+            ratio = ratio_db(power, own)
             found.append(SiteNoise(name, "weight", ratio, ratio, outside / count, simulation.notes.get(name, "")))
     return tuple(found)
 
@@ -169,7 +169,8 @@ def _sums(x: Tensor, behind: Tensor, site: Quantizer) -> Tensor:
     )
 
 
-def _ratio_db(power: float, noise_power: float) -> float:
+def ratio_db(power: float, noise_power: float) -> float:
+    """Return 10 · log10(power / noise_power), ∞ without noise and −∞ without a signal."""
     if noise_power == 0:
         return math.inf
     return 10 * math.log10(power / noise_power) if power > 0 else -math.inf

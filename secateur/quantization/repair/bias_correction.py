@@ -1,0 +1,103 @@
+"""Bias correction: the mean error that rounding leaves in each channel goes into the bias.
+
+Source: Nagel et al. 2019, arXiv:1906.04721, §4.2, in its empirical form: from images, layer after layer, each
+corrected on what the corrected layers before it give.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from secateur.quantization.calibrating import CalibrationBatch, fit_bias
+from secateur.quantization.repair.layers import (
+    LayerParameters,
+    channel_axis,
+    collected,
+    require_rounding,
+    rounding,
+    tensor_of,
+    write,
+)
+from secateur.quantization.repair.quality import Progress
+from secateur.quantization.repair.sweep import SweptLayer, swept_layers
+from secateur.quantization.simulation import Simulation
+
+
+@dataclass(frozen=True)
+class BiasCorrection:
+    """What was corrected.
+
+    Attributes:
+        shifts: layer → the largest |mean error| that went into a channel's bias, in the unit of the layer's output.
+        skipped: layer → why it was left as it was.
+        originals: name → values of the biases before.
+    """
+
+    shifts: Mapping[str, float]
+    skipped: Mapping[str, str] = field(default_factory=dict)
+    originals: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+def correct_biases(
+    simulation: Simulation,
+    batches: Iterable[CalibrationBatch],
+    *,
+    images: int | None = None,
+    originals: Mapping[str, Tensor] | None = None,
+    progress: Progress | None = None,
+) -> BiasCorrection:
+    """Add E[float output] − E[rounded output] of every channel to the bias, in place, from the first layer to the last.
+
+    Args:
+        simulation: with ranges set; layers in float stay as they are.
+        batches: training images, prepared as for evaluation; the live tensors of all are in memory at once.
+        images: take so many of them at most.
+        originals: name → values of parameters that an earlier repair changed, see :class:`AdaRound`.
+        progress: told how many layers are done.
+
+    Raises:
+        DataError: there are no images.
+        QuantizationError: the simulation rounds nowhere, or has several inputs.
+    """
+    require_rounding(simulation)
+    inputs = collected(simulation.module, batches, images)
+    chosen, skipped = _correctable(rounding(simulation))
+    before = {layer.bias: tensor_of(simulation, layer.bias).detach().clone() for layer in chosen.values()}
+    shifts: dict[str, float] = {}
+    for done, layer in enumerate(swept_layers(simulation, inputs, chosen, originals or {}), 1):
+        with torch.no_grad():
+            shift = _mean_error(layer)
+            name = layer.parameters.bias
+            write(simulation, {name: tensor_of(simulation, name) + shift})
+        operator = layer.parameters.operator
+        if operator.bias:
+            fit_bias(simulation.bias_sites[operator.bias], tensor_of(simulation, name))
+        shifts[operator.name] = float(shift.abs().max())
+        if progress is not None:
+            progress("bias correction", done, len(chosen))
+    return BiasCorrection(shifts, skipped, before)
+
+
+def _correctable(
+    layers: Mapping[str, LayerParameters],
+) -> tuple[dict[str, LayerParameters], dict[str, str]]:
+    skipped = {}
+    for name, layer in layers.items():
+        if not layer.bias:
+            skipped[name] = "it has no bias"
+        elif layer.shared:
+            skipped[name] = "its parameters serve several calls"
+    return {name: layer for name, layer in layers.items() if name not in skipped}, skipped
+
+
+def _mean_error(layer: SweptLayer) -> Tensor:
+    """Return E[float − rounded] per output channel, over images and places."""
+    axis = channel_axis(layer.parameters.node)
+    total = torch.zeros((), dtype=torch.float64, device=layer.inputs[0].device)
+    count = 0
+    for exact, found in zip(layer.exact, layer.outputs(layer.inputs), strict=True):
+        total = total + (exact - found).movedim(axis, 0).flatten(1).sum(1, dtype=torch.float64)
+        count += exact.numel() // exact.shape[axis]
+    return (total / count).float()
