@@ -51,6 +51,19 @@ from secateur.quantization.qat import qat_settings as qat_settings
 from secateur.quantization.qat import train_quantized as train_quantized
 from secateur.quantization.quantizer import BiasQuantizer as BiasQuantizer
 from secateur.quantization.quantizer import Quantizer as Quantizer
+from secateur.quantization.repairs import REPAIRS as REPAIRS
+from secateur.quantization.repairs import AdaRound as AdaRound
+from secateur.quantization.repairs import AdaRoundSettings as AdaRoundSettings
+from secateur.quantization.repairs import BiasCorrection as BiasCorrection
+from secateur.quantization.repairs import Equalization as Equalization
+from secateur.quantization.repairs import PartialQuantization as PartialQuantization
+from secateur.quantization.repairs import Repair as Repair
+from secateur.quantization.repairs import adaround as adaround
+from secateur.quantization.repairs import correct_biases as correct_biases
+from secateur.quantization.repairs import equalize as equalize
+from secateur.quantization.repairs import leave_in_float as leave_in_float
+from secateur.quantization.repairs import repair as repair
+from secateur.quantization.repairs import repairs_named as repairs_named
 from secateur.quantization.simulation import Simulation as Simulation
 from secateur.quantization.simulation import simulate as simulate
 from secateur.quantization.state import Settings as Settings
@@ -58,26 +71,37 @@ from secateur.quantization.state import Settings as Settings
 __all__ = [
     "CALIBRATORS",
     "PROFILES",
+    "REPAIRS",
+    "AdaRound",
+    "AdaRoundSettings",
     "Affine",
+    "BiasCorrection",
     "BiasQuantizer",
     "Calibrated",
     "Calibrator",
+    "Equalization",
     "FloatOperator",
     "IntegerOperator",
     "OperatorEffect",
+    "PartialQuantization",
     "Placement",
     "Profile",
     "Quantizer",
     "RangeHistogram",
+    "Repair",
     "Settings",
     "Simulation",
     "SiteNoise",
     "Spec",
+    "adaround",
     "affine_of",
     "calibrator_named",
     "capture",
+    "correct_biases",
+    "equalize",
     "fake_quantize",
     "fold_batch_norm",
+    "leave_in_float",
     "module_paths",
     "noise",
     "one_at_a_time",
@@ -87,6 +111,8 @@ __all__ = [
     "qat_settings",
     "range_of",
     "reduce_all_",
+    "repair",
+    "repairs_named",
     "simulate",
     "train_quantized",
 ]

@@ -14,7 +14,7 @@ from torch import Tensor, fx
 
 from secateur.errors import QuantizationError
 from secateur.quantization.profiles import clip_bounds
-from secateur.quantization.repair.layers import LayerParameters, tensor_of
+from secateur.quantization.repairs.layers import LayerParameters, tensor_of
 from secateur.quantization.simulation import Simulation
 
 

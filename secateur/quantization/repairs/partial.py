@@ -14,8 +14,8 @@ from torch import Tensor
 
 from secateur.errors import QuantizationError
 from secateur.quantization.calibrating import CalibrationBatch
-from secateur.quantization.repair.layers import collected, layers_of, require_rounding, tensor_of, write
-from secateur.quantization.repair.quality import Judge, Progress, Score
+from secateur.quantization.repairs.layers import collected, layers_of, require_rounding, tensor_of, write
+from secateur.quantization.repairs.quality import Judge, Progress, Score
 from secateur.quantization.simulation import Simulation
 from secateur.wording import counted
 

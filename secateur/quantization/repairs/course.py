@@ -11,12 +11,12 @@ from secateur.errors import QuantizationError
 from secateur.names import unknown_name
 from secateur.quantization.calibrating import CalibrationBatch
 from secateur.quantization.calibrators import Calibrator
-from secateur.quantization.repair.adaround import AdaRoundSettings, adaround
-from secateur.quantization.repair.bias_correction import correct_biases
-from secateur.quantization.repair.equalization import equalize
-from secateur.quantization.repair.layers import collected, require_rounding
-from secateur.quantization.repair.partial import PartialQuantization, leave_in_float
-from secateur.quantization.repair.quality import Judge, Progress, Quality, Score
+from secateur.quantization.repairs.bias_correction import correct_biases
+from secateur.quantization.repairs.equalization import equalize
+from secateur.quantization.repairs.layers import collected, require_rounding
+from secateur.quantization.repairs.learned_rounding import AdaRoundSettings, adaround
+from secateur.quantization.repairs.partial import PartialQuantization, leave_in_float
+from secateur.quantization.repairs.quality import Judge, Progress, Quality, Score
 from secateur.quantization.simulation import Simulation
 from secateur.wording import counted
 

@@ -20,7 +20,7 @@ from torch import Tensor
 from secateur.errors import UsageError
 from secateur.quantization.calibrating import CalibrationBatch
 from secateur.quantization.mapping import Spec
-from secateur.quantization.repair.layers import (
+from secateur.quantization.repairs.layers import (
     channel_axis,
     collected,
     require_rounding,
@@ -29,8 +29,8 @@ from secateur.quantization.repair.layers import (
     tensor_of,
     write,
 )
-from secateur.quantization.repair.quality import Progress
-from secateur.quantization.repair.sweep import SweptLayer, swept_layers
+from secateur.quantization.repairs.quality import Progress
+from secateur.quantization.repairs.sweep import SweptLayer, swept_layers
 from secateur.quantization.simulation import Simulation
 from secateur.randomness import generator_for
 

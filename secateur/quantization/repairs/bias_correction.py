@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from secateur.quantization.calibrating import CalibrationBatch, fit_bias
-from secateur.quantization.repair.layers import (
+from secateur.quantization.repairs.layers import (
     LayerParameters,
     channel_axis,
     collected,
@@ -20,8 +20,8 @@ from secateur.quantization.repair.layers import (
     tensor_of,
     write,
 )
-from secateur.quantization.repair.quality import Progress
-from secateur.quantization.repair.sweep import SweptLayer, swept_layers
+from secateur.quantization.repairs.quality import Progress
+from secateur.quantization.repairs.sweep import SweptLayer, swept_layers
 from secateur.quantization.simulation import Simulation
 
 
@@ -67,13 +67,14 @@ def correct_biases(
     before = {layer.bias: tensor_of(simulation, layer.bias).detach().clone() for layer in chosen.values()}
     shifts: dict[str, float] = {}
     for done, layer in enumerate(swept_layers(simulation, inputs, chosen, originals or {}), 1):
+        operator, name = layer.parameters.operator, layer.parameters.bias
+        site = simulation.bias_sites.get(operator.bias)
         with torch.no_grad():
-            shift = _mean_error(layer)
-            name = layer.parameters.bias
-            write(simulation, {name: tensor_of(simulation, name) + shift})
-        operator = layer.parameters.operator
-        if operator.bias:
-            fit_bias(simulation.bias_sites[operator.bias], tensor_of(simulation, name))
+            shift, bias = _mean_error(layer), tensor_of(simulation, name)
+            # The error is that of the rounded bias: added to that one, half a step of it is all that is left.
+            write(simulation, {name: (bias if site is None else site(bias)) + shift})
+        if site is not None:
+            fit_bias(site, tensor_of(simulation, name))
         shifts[operator.name] = float(shift.abs().max())
         if progress is not None:
             progress("bias correction", done, len(chosen))

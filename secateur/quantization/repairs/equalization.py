@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, fx
 
 from secateur.quantization.profiles import clip_bounds
-from secateur.quantization.repair.layers import LayerParameters, layers_of, tensor_of, write
+from secateur.quantization.repairs.layers import LayerParameters, layers_of, tensor_of, write
 from secateur.quantization.rewriting import aten, operator_of
 from secateur.quantization.simulation import Simulation
 
@@ -89,19 +89,20 @@ def equalize(simulation: Simulation, *, replace_relu6: bool = False) -> Equaliza
     pairs, skipped = _pairs(layers, replace_relu6=replace_relu6)
     replaced = _replace_clips(simulation, pairs)
     weights = {
-        name: tensor_of(simulation, name).detach().double()
+        layer.weight: _Magnitudes(layer, tensor_of(simulation, layer.weight))
         for pair in pairs
-        for name in (pair.first.weight, pair.second.weight, pair.first.bias)
-        if name
+        for layer in (pair.first, pair.second)
     }
-    before = [_spread(_ranges(pair, weights)[0]) for pair in pairs]
+    factors = [torch.ones(pair.first.shape[0], dtype=torch.float64) for pair in pairs]
+    before = [_spread(weights[pair.first.weight].of_outputs()) for pair in pairs]
     passes, largest = 0, math.inf if pairs else 0.0
     while passes < PASSES and largest >= SETTLED:
-        largest = max([_scale(pair, weights) for pair in pairs])
+        largest = max([_scale(pair, weights, total) for pair, total in zip(pairs, factors, strict=True)])
         passes += 1
-    after = [_spread(_ranges(pair, weights)[0]) for pair in pairs]
+    after = [_spread(weights[pair.first.weight].of_outputs()) for pair in pairs]
     if pairs:
-        write(simulation, {name: value.float() for name, value in weights.items()})
+        for pair, total in zip(pairs, factors, strict=True):
+            _apply(simulation, pair, total)
         simulation.forget()
         simulation.round_(on=False)
         simulation.module.recompile()
@@ -141,7 +142,7 @@ def _follow(first: LayerParameters, by_node: Mapping[fx.Node, LayerParameters], 
             if not replace_relu6:
                 return f"a clip at {bounds[1]:g} follows it, which scaling would move"
             clips.append(node)
-        elif _flattens(node) or _averages_maps(node):
+        elif not linear and (_flattens(node) or _averages_maps(node)):
             flat = True
         elif node.op != "call_module" and operator_of(node) not in (_EVERYWHERE if flat or linear else _SCALING):
             return "it gives the result" if node.op == "output" else f"aten.{operator_of(node)} follows it"
@@ -185,31 +186,53 @@ def _averages_maps(node: fx.Node) -> bool:
     return sorted(dim % len(source) for dim in dims) == list(range(2, len(source)))
 
 
-def _ranges(pair: _Pair, weights: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Return the largest |weight| of each common channel in the first and in the second layer, (channels,)."""
-    first = weights[pair.first.weight].flatten(1).abs().amax(1)
-    per_input = _by_input(pair, weights[pair.second.weight]).abs().amax((1, 3)).flatten()
-    return first, per_input.view(len(first), pair.places).amax(1)
+class _Magnitudes:
+    """The largest |weight| between each input and each output channel: all that ranges depend on, and much less."""
+
+    def __init__(self, layer: LayerParameters, weight: Tensor) -> None:
+        largest = weight.detach().abs().flatten(2).amax(2) if weight.dim() > 2 else weight.detach().abs()
+        # (groups, outputs of a group, inputs of a group)
+        self.values = largest.double().cpu().view(layer.groups, -1, weight.shape[1]).clone()
+
+    def of_outputs(self) -> Tensor:
+        """Return the range of each output channel, (outputs,)."""
+        return self.values.amax(2).flatten()
+
+    def of_inputs(self) -> Tensor:
+        """Return the range of each input, (inputs,)."""
+        return self.values.amax(1).flatten()
+
+    def scale(self, *, outputs: Tensor | None = None, inputs: Tensor | None = None) -> None:
+        groups, rows, columns = self.values.shape
+        if outputs is not None:
+            self.values *= outputs.view(groups, rows, 1)
+        if inputs is not None:
+            self.values *= inputs.view(groups, 1, columns)
 
 
-def _scale(pair: _Pair, weights: dict[str, Tensor]) -> float:
-    """Equalise one pair in place, and return the largest |ln s|."""
-    first, second = _ranges(pair, weights)
-    alive = (first > DEAD * first.max()) & (second > DEAD * second.max())
-    s = torch.where(alive, (first / second.clamp(min=1e-300)).sqrt(), torch.ones_like(first))
-    weight = weights[pair.first.weight]
-    weight /= s.view(-1, *[1] * (weight.dim() - 1))
-    if pair.first.bias:
-        weights[pair.first.bias] /= s
-    inputs = _by_input(pair, weights[pair.second.weight])
-    inputs *= s.repeat_interleave(pair.places).view(inputs.shape[0], 1, inputs.shape[2], 1)
+def _scale(pair: _Pair, weights: Mapping[str, _Magnitudes], total: Tensor) -> float:
+    """Equalise one pair, multiply ``total`` by its s, and return the largest |ln s|."""
+    first, second = weights[pair.first.weight], weights[pair.second.weight]
+    r1, r2 = first.of_outputs(), second.of_inputs().view(-1, pair.places).amax(1)
+    alive = (r1 > DEAD * r1.max()) & (r2 > DEAD * r2.max())
+    s = torch.where(alive, (r1 / r2.clamp(min=1e-300)).sqrt(), torch.ones_like(r1))
+    first.scale(outputs=1 / s)
+    second.scale(inputs=s.repeat_interleave(pair.places))
+    total *= s
     return float(s.log().abs().max())
 
 
-def _by_input(pair: _Pair, weight: Tensor) -> Tensor:
-    """Return a view of the second weight as (groups, outputs of a group, inputs of a group, places of the kernel)."""
-    groups = pair.second.groups
-    return weight.view(groups, weight.shape[0] // groups, weight.shape[1], -1)
+def _apply(simulation: Simulation, pair: _Pair, s: Tensor) -> None:
+    """Divide the first layer's output channels by s, and multiply the second's input channels by it."""
+    first, second = (tensor_of(simulation, layer.weight).detach() for layer in (pair.first, pair.second))
+    s = s.to(device=first.device, dtype=first.dtype)
+    changed = {pair.first.weight: first / s.view(-1, *[1] * (first.dim() - 1))}
+    if pair.first.bias:
+        changed[pair.first.bias] = tensor_of(simulation, pair.first.bias).detach() / s
+    inputs = second.reshape(pair.second.groups, -1, second.shape[1], second[0, 0].numel())
+    inputs = inputs * s.repeat_interleave(pair.places).view(pair.second.groups, 1, -1, 1)
+    changed[pair.second.weight] = inputs.view(second.shape)
+    write(simulation, changed)
 
 
 def _spread(ranges: Tensor) -> float:
