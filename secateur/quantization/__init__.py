@@ -67,6 +67,9 @@ from secateur.quantization.repairs import repairs_named as repairs_named
 from secateur.quantization.simulation import Simulation as Simulation
 from secateur.quantization.simulation import simulate as simulate
 from secateur.quantization.state import Settings as Settings
+from secateur.quantization.thresholds import Diagnosis as Diagnosis
+from secateur.quantization.thresholds import SiteHistogram as SiteHistogram
+from secateur.quantization.thresholds import site_histograms as site_histograms
 
 __all__ = [
     "CALIBRATORS",
@@ -79,6 +82,7 @@ __all__ = [
     "BiasQuantizer",
     "Calibrated",
     "Calibrator",
+    "Diagnosis",
     "Equalization",
     "FloatOperator",
     "IntegerOperator",
@@ -91,6 +95,7 @@ __all__ = [
     "Repair",
     "Settings",
     "Simulation",
+    "SiteHistogram",
     "SiteNoise",
     "Spec",
     "adaround",
@@ -114,5 +119,6 @@ __all__ = [
     "repair",
     "repairs_named",
     "simulate",
+    "site_histograms",
     "train_quantized",
 ]

@@ -16,6 +16,8 @@ from secateur.report.int8 import int8_facts as int8_facts
 from secateur.report.int8 import int8_grid as int8_grid
 from secateur.report.int8 import int8_markdown as int8_markdown
 from secateur.report.int8 import timing_facts as timing_facts
+from secateur.report.int8_figures import INT8_FILES as INT8_FILES
+from secateur.report.int8_figures import write_int8_figures as write_int8_figures
 from secateur.report.latency_budget import latency_facts as latency_facts
 from secateur.report.latency_table import table_facts as table_facts
 from secateur.report.latency_table import table_grid as table_grid
@@ -47,6 +49,7 @@ from secateur.report.why import why_text as why_text
 
 __all__ = [
     "FRONT_FILES",
+    "INT8_FILES",
     "MODELS",
     "STEP_FILES",
     "WEIGHT_FILES",
@@ -86,6 +89,7 @@ __all__ = [
     "widths_grid",
     "write_curves",
     "write_front",
+    "write_int8_figures",
     "write_pruning_steps",
     "write_report",
     "write_tradeoff",
