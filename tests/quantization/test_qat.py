@@ -11,7 +11,7 @@ from secateur.data import LabelledImages, MemorySource
 from secateur.errors import DataError, QuantizationError
 from secateur.quantization import Simulation, noise, one_at_a_time, qat_settings, simulate, train_quantized
 from secateur.sparse import KeepMasks, Masks
-from secateur.training import SupervisedTask, TrainSettings
+from secateur.training import Distillation, SupervisedTask, TrainSettings
 
 SETTINGS = TrainSettings(batch_size=32, learning_rate=0.1, augment=False, weight_decay=1e-4, evaluate_every=0)
 
@@ -150,3 +150,19 @@ def test_one_operator_at_a_time(task: SupervisedTask, model: nn.Module) -> None:
     assert all(0 < entry.alone < full for entry in effects)
     assert told == [(1, 3), (2, 3), (3, 3)]
     assert error(simulation.module) == full
+
+
+def test_the_float_model_teaches_the_rounded_one(task: SupervisedTask, model: nn.Module) -> None:
+    taught = SupervisedTask(task.data, settings=SETTINGS, seed=0, device="cpu", teacher=model)
+    simulation = quantized(task, model, bits=3)
+    images = torch.cat([inputs for inputs, _ in task.batches(8)])
+
+    def distance() -> float:
+        with torch.no_grad():
+            exact, rounded = model(images).log_softmax(1), simulation.module(images).log_softmax(1)
+        return float(torch.nn.functional.kl_div(rounded, exact, log_target=True, reduction="batchmean"))
+
+    before = distance()
+    settings = replace(qat_settings(SETTINGS), learning_rate=0.02, distillation=Distillation(temperature=1, weight=1))
+    train_quantized(simulation, taught, epochs=3, settings=settings)
+    assert distance() < 0.6 * before

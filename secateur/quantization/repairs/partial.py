@@ -63,7 +63,8 @@ class PartialQuantization:
 
     def in_words(self) -> str:
         """Return one line."""
-        drop = f"{100 * (self.reference - self.reached):.2f} points of {self.max_drop:g} allowed are lost"
+        lost = max(0.0, 100 * (self.reference - self.reached))
+        drop = f"{lost:.2f} points of {self.max_drop:g} allowed are lost"
         if not self.layers:
             return f"everything stays in integers: {drop}"
         return (
