@@ -118,8 +118,8 @@ def repair(
 
     Raises:
         DataError: there are no images.
-        QuantizationError: a name is unknown, the simulation rounds nowhere, or ``max_drop`` cannot be met; weights may
-            be repaired then, and all layers are in integers.
+        QuantizationError: a name is unknown, the simulation rounds nowhere, or ``max_drop`` cannot be met; weights are
+            repaired then, and no further layer is in float.
     """
     chosen = repairs_named(names)
     require_rounding(simulation)
