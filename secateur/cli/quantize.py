@@ -75,6 +75,30 @@ def quantize(
     per_tensor_weights: Annotated[
         bool, option("INT8", "--per-tensor-weights", help="one step for a whole weight instead of one per channel")
     ] = False,
+    repair: Annotated[
+        list[str] | None,
+        option(
+            "INT8",
+            metavar="REPAIR",
+            help="mend without labels, each told with what it brought: equalization (for one step per weight), "
+            "adaround (for 4 bits and fewer) or bias-correction (cheap); may be repeated, or several with commas",
+        ),
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        option(
+            "INT8",
+            metavar="POINTS",
+            help="leave the most sensitive layers in float, as few as keep within so many points of the validation "
+            "accuracy in fp32",
+        ),
+    ] = None,
+    diagnose: Annotated[
+        bool,
+        option(
+            "INT8", "--diagnose", help="also draw where it hurts: noise of every site, one layer at a time, the ranges"
+        ),
+    ] = False,
     batch: Annotated[int, option("INT8", min=1, help="samples of the second latency, beside that of one")] = 32,
     openvino: Annotated[
         bool | None,
@@ -117,6 +141,9 @@ def quantize(
             target=target,
             weight_bits=weight_bits,
             per_tensor_weights=per_tensor_weights,
+            repair=tuple(name for entry in repair or () for name in entry.split(",")),
+            max_drop=max_drop,
+            diagnose=diagnose,
             batch=batch,
             openvino=openvino,
         ),
@@ -144,6 +171,7 @@ def _show(result: "QuantizeResult") -> None:
         ("INT8 file", str(result.file)),
         ("simulation", str(result.folder / record.files["simulation"])),
         ("report", str(result.folder / record.files["report"])),
+        *(("figure", str(result.folder / name)) for name in record.files.values() if name.endswith(".png")),
     )
     show.show(int8_grid(record), *compared, facts)
 

@@ -268,7 +268,8 @@ class Job:
                 for group in self.graph.groups
                 if not pruned and not group.cuttable(allow_approximate=allowed)
             },
-            files={what: FILES[what] for what in (*files, *(["onnx"] if measured.agreement else []), *int8)},
+            files={what: FILES[what] for what in (*files, *(["onnx"] if measured.agreement else []), *int8)}
+            | measured.files,
             notes=(*self.subject.notes, *measured.notes, *compressed.record.notes),
         )
 

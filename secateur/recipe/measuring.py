@@ -34,6 +34,7 @@ class Measured:
         agreement: of the ONNX file with torch.
         latency_budget: what became of a budget in milliseconds.
         int8: how the INT8 file was made, where there is one.
+        files: of a diagnosis of the INT8 file, by what they are.
         notes: what could not be measured and why.
     """
 
@@ -41,6 +42,7 @@ class Measured:
     agreement: record.Agreement | None = None
     latency_budget: record.LatencyBudget | None = None
     int8: record.Int8 | None = None
+    files: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 

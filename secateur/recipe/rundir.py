@@ -14,7 +14,7 @@ from secateur.recipe.differences import first_difference
 from secateur.recipe.lock import LOCK
 from secateur.recipe.settings import RECIPE, Recipe
 from secateur.record import RunRecord, read_record, with_defaults
-from secateur.report import FRONT_FILES, STEP_FILES, WEIGHT_FILES
+from secateur.report import FRONT_FILES, INT8_FILES, STEP_FILES, WEIGHT_FILES
 
 MARK = "# secateur run, format 1. Written by secateur; the command that began the run continues or repeats it.\n"
 
@@ -37,6 +37,7 @@ FILES = {
     "report": "report.md",
     "figure": "report.png",
     **FRONT_FILES,
+    **INT8_FILES,
     **STEP_FILES,
     **WEIGHT_FILES,
 }

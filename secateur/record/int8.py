@@ -45,6 +45,8 @@ class Int8:
     trials: tuple[CalibratorTrial, ...] = ()  # of all calibrators, where they were compared
     seed: int  # that calibration images were drawn by
     indices: tuple[int, ...]  # of the calibration images in the training split
+    repairs: tuple[str, ...] = ()  # a line on each repair, with what it brought
+    left_in_float: tuple[str, ...] = ()  # operators that stay in float for the sake of accuracy
     sites: int  # where activations and weights are rounded
     site_notes: dict[str, str] = field(default_factory=dict)  # site → how its range was found, where there is a reason
     runtime: str  # name and version of what ran the file

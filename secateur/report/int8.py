@@ -84,6 +84,8 @@ def int8_facts(record: RunRecord) -> tuple[tuple[str, str], ...]:
             f"{found.calibrator} on {counted(len(found.indices), 'training image')} (seed {found.seed}), "
             f"{counted(found.sites, 'site')}, {weights}{bits}, target {found.target}",
         ),
+        *(("repair", line) for line in found.repairs),
+        *((("left in float for accuracy", ", ".join(found.left_in_float)),) if found.left_in_float else ()),
         (
             "simulation and file",
             f"the same prediction on {share(met.equal / met.samples)} of {met.samples:,} ({met.samples - met.equal} "

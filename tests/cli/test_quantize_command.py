@@ -166,6 +166,29 @@ def test_a_line_for_each_operator_in_float_says_why(quantizing: tuple[str, ...],
     assert found["in_integers"]["Conv"] == found["operators"]["Conv"] == 2
 
 
+def test_repairs_are_told_with_what_they_brought_and_the_diagnosis_is_drawn(
+    quantizing: tuple[str, ...], tmp_path: Path
+) -> None:
+    words = (*quantizing, "--images", "64", "--weight-bits", "3", "--out", tmp_path / "int8")
+    mending = ("--repair", "bias-correction,equalization", "--max-drop", "0.5", "--diagnose")
+    ran = run(*words, *mending)
+    assert ran.code == 0, ran.err
+    record = read_record(tmp_path / "int8" / "record.json")
+    assert record.int8 is not None
+    assert [line.partition(":")[0] for line in record.int8.repairs] == ["equalization", "bias-correction", "partial"]
+    assert ran.out.count(" dB") >= len(record.int8.repairs)
+    dense, found = record.measurements["dense"].validation, record.measurements["int8"].validation
+    assert dense is not None
+    assert found is not None
+    assert dense.score - found.score <= 0.005 + 1e-9
+    drawn = {name for name in record.files.values() if name.startswith("int8-")}
+    assert "int8-diagnosis.json" in drawn
+    assert all((tmp_path / "int8" / name).exists() for name in drawn)
+    plain = run(*words, "--force")
+    assert plain.code == 0, plain.err
+    assert {path.name for path in (tmp_path / "int8").iterdir()} == FILES
+
+
 def test_where_the_float_model_has_no_onnx_form_its_row_is_missing(quantizing: tuple[str, ...], tmp_path: Path) -> None:
     model, weights = saved("bright_network", tmp_path)
     ran = run(*words_of(quantizing, model, weights), "--out", tmp_path / "int8")
@@ -195,8 +218,11 @@ def test_unnormalised_images_are_warned_of(quantizing: tuple[str, ...], tmp_path
         (("--calibrate", "percentile-101"), ("percentile 101", "at most 100")),
         (("--calibrate", "max", "--compare"), ("--calibrate", "--compare")),
         (("--target", "gpu"), ("target", "cpu")),
+        (("--repair", "adaround,bias"), ("unknown repair 'bias'", "bias-correction")),
+        (("--max-drop", "-1"), ("max_drop is -1", "0 to 100")),
         (("--weight-bits", "9"), ("9",)),
         (("--images", "0"), ("--images",)),
+        (("--max-drop", "1", "--validation-share", "0"), ("max_drop 1", "validation split", "--validation-share")),
         (("--compare", "--validation-share", "0"), ("validation split", "--validation-share")),
         (("--device", "cuda:7"), ("cuda:7",)),
         (("--model", "x.py:f"), ("--model x.py:f", "leave it out")),

@@ -13,6 +13,7 @@ from secateur.measure.latency import Timed
 from secateur.methods import Compressed
 from secateur.recipe.measuring import Measured
 from secateur.recipe.quantizing.calibrating import calibrate
+from secateur.recipe.quantizing.mending import mend
 from secateur.recipe.quantizing.ready import get_ready
 from secateur.recipe.quantizing.shipping import Files, on_cpu, ship, with_timings
 from secateur.recipe.quantizing.stages import ToldStages
@@ -67,6 +68,7 @@ def bring_to_int8(
         if "onnx" in measured.measurements:  # then the dense model has an ONNX form too
             timed |= {"dense_onnx": Path(folder, "dense.onnx"), "onnx": place.path("onnx")}
             export_onnx(dense, Path(folder, "dense.onnx"), ready.inputs.cpu())
+        mended = mend(ready, calibrated, place.folder, stages)
         shipped = ship(
             ready,
             calibrated,
@@ -75,10 +77,12 @@ def bring_to_int8(
             timed=timed,
             threads=recipe.machine.threads or 1,
             masks=compressed.masks,
+            mended=mended,
         )
     tuned = measured.measurements["tuned"]
     for key, value in shipped.measurements.items():
         shipped.measurements[key] = replace(value, macs=tuned.macs, params=tuned.params, nonzeros=tuned.nonzeros)
     measured.measurements = with_timings(measured.measurements, shipped)
     measured.int8 = shipped.record
+    measured.files |= dict(mended.files)
     measured.notes += shipped.notes

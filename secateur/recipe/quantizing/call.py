@@ -4,7 +4,7 @@ import dataclasses
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from secateur.measure.latency import Timed
 from secateur.randomness import derive_seed
 from secateur.recipe.quantizing.calibrating import calibrate
 from secateur.recipe.quantizing.folder import FILES, Int8Folder
+from secateur.recipe.quantizing.mending import mend
 from secateur.recipe.quantizing.ready import BATCH_SIZE, Ready, get_ready
 from secateur.recipe.quantizing.settings import Quantize
 from secateur.recipe.quantizing.shipping import Files, Shipped, on_cpu, ship, with_timings
@@ -86,7 +87,7 @@ def quantize(
     if (processes := join_processes().world_size) > 1:
         raise UsageError(f"this runs in one process, but {processes} were started; start it without torchrun")
     noted = described or {"model": {"spec": type(model).__name__}, "data": {"spec": data.name}}
-    noted = {**noted, "quantize": dataclasses.asdict(settings), "seed": seed}
+    noted = {**noted, "quantize": json.loads(json.dumps(dataclasses.asdict(settings))), "seed": seed}
     place = Int8Folder(Path(out))
     finished = place.enter(noted, force=force)
     if finished is not None and described is None:
@@ -107,9 +108,11 @@ def quantize(
             dense, notes = _in_float(ready, Path(folder), dense_onnx, stages)
             timed: dict[str, Timed] = {"dense": on_cpu(ready.model)}
             timed |= {"dense_onnx": dense_onnx} if "dense_onnx" in dense else {}
-            shipped = ship(ready, calibrated, files, stages, timed=timed, threads=threads)
+            mended = mend(ready, calibrated, staging, stages)
+            shipped = ship(ready, calibrated, files, stages, timed=timed, threads=threads, mended=mended)
             shipped.notes += notes
             record = _record(ready, shipped, dense, noted, tuple(command))
+            record = replace(record, files={**record.files, **dict(mended.files)})
             write_text(staging / FILES["report"], int8_markdown(record))
             write_record(staging / FILES["record"], record)
     finally:

@@ -12,6 +12,7 @@ from secateur.recipe.differences import first_difference
 from secateur.recipe.lock import LOCK
 from secateur.recipe.rundir import CHANGED, refuse_file_above
 from secateur.record import RunRecord, read_record
+from secateur.report import INT8_FILES
 
 FILES = {
     "int8": "model.int8.onnx",
@@ -87,6 +88,11 @@ class Int8Folder:
                 yield Path(staging)
                 self.folder.mkdir(exist_ok=True)
                 (self.folder / FILES["record"]).unlink(missing_ok=True)
+                for name in INT8_FILES.values():  # of a diagnosis, which not every work makes
+                    if Path(staging, name).exists():
+                        Path(staging, name).replace(self.folder / name)
+                    else:
+                        (self.folder / name).unlink(missing_ok=True)
                 for name in FILES.values():
                     Path(staging, name).replace(self.folder / name)
         except OSError as error:

@@ -151,6 +151,11 @@ def _images(data: DataSource, settings: Quantize, seed: int) -> tuple[Calibratio
             f"--compare picks on the validation split, which is empty in {data.name}; give a larger "
             "--validation-share, or name a calibrator with --calibrate"
         )
+    if settings.max_drop is not None and data.size("validation") == 0:
+        raise DataError(
+            f"max_drop {settings.max_drop:g} is judged on the validation split, which is empty in {data.name}; give a "
+            "larger --validation-share, or leave it out"
+        )
     notes, count = [], settings.images
     if data.size("train") < count:
         count = data.size("train")

@@ -17,6 +17,7 @@ from secateur.measure import compare_predictions, evaluate_artifact, latencies_i
 from secateur.measure.latency import Timed
 from secateur.recipe.quantizing.calibrating import Calibrated, calibration_batches
 from secateur.recipe.quantizing.in_openvino import in_openvino, runs_there
+from secateur.recipe.quantizing.mending import Mended
 from secateur.recipe.quantizing.ready import BATCH_SIZE, Ready
 from secateur.recipe.quantizing.stages import Stages, Watched
 from secateur.record import Agreement, Evaluation, FloatOperator, Int8, Latency, Measurement
@@ -64,6 +65,7 @@ def ship(
     timed: Mapping[str, Timed],
     threads: int,
     masks: Masks | None = None,
+    mended: Mended = Mended(),  # noqa: B008  (frozen)
 ) -> Shipped:
     """Write the INT8 file and the simulation, evaluate both, and time the file in turn with other models.
 
@@ -75,6 +77,7 @@ def ship(
         timed: other models by name, on the CPU.
         threads: of timing.
         masks: of weights that were pruned; that each of them is 0 in the file is looked at.
+        mended: what was repaired before.
 
     Raises:
         ArtifactError: ONNX Runtime cannot run the file, or a removed weight is not 0 in it.
@@ -102,7 +105,7 @@ def ship(
         batch_size=BATCH_SIZE,
     )
     found = Shipped(
-        record=_record(ready, calibrated, report, Agreement(**vars(agreement)), removed),
+        record=_record(ready, calibrated, mended, report, Agreement(**vars(agreement)), removed),
         measurements=measured,
         timings={},
         notes=[*ready.notes, *calibrated.notes, *report.notes],
@@ -177,7 +180,7 @@ def _require_zeros(path: Path, ready: Ready, masks: Masks) -> int:
 
 
 def _record(
-    ready: Ready, calibrated: Calibrated, report: Int8Report, agreement: Agreement, removed: int | None
+    ready: Ready, calibrated: Calibrated, mended: Mended, report: Int8Report, agreement: Agreement, removed: int | None
 ) -> Int8:
     settings, execution = ready.settings, report.execution
     operators, integers = _counts(execution)
@@ -190,6 +193,8 @@ def _record(
         trials=calibrated.trials,
         seed=ready.seed,
         indices=tuple(ready.subset.indices.tolist()),
+        repairs=mended.repairs,
+        left_in_float=mended.left_in_float,
         sites=len(ready.simulation.sites),
         site_notes=dict(ready.simulation.notes),
         runtime=execution.runtime,
