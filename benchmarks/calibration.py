@@ -1,24 +1,29 @@
-"""What choosing ranges costs: counting values, and the search by divergence.
+"""What choosing ranges costs: counting values, the search by divergence, and all of it beside a plain forward.
 
-Run with `.venv/bin/python benchmarks/calibration.py`; a minute on one core. Parts are named on the command line, and
-each replaces its own entry of the record, so that a part can be run again alone:
+Run with `.venv/bin/python benchmarks/calibration.py`; some ten minutes on one core, one without `forward`. Parts are
+named on the command line, and each replaces its own entry of the record, so that a part can be run again alone:
 
 - `search`: the entropy calibrator on 2,048 bins beside the vectorised numpy form (one `bincount` per candidate) of
   the same definition. Both are asked for the same threshold; the least divergence of both is recorded.
 - `counting`: nanoseconds per element of the streaming histogram beside other ways to count, on tensors of the sizes
   that ResNet-50 gives at batch 1 and 8. What a sample of every seventh value would save and get wrong stands beside it.
+- `forward`: all calibrators from one pass over ResNet-50 as ratio to a plain forward, and the peak memory, beside the
+  calibrators of ONNX Runtime (see `calibration_forward.py`); needs `pip install -e '.[vision,onnx]'`.
 
-Every figure is the least CPU time of several rounds, in which the ways take turns, on one thread.
+Figures are processor time on one thread, and the ways take turns: of `search` and `counting` the least of the rounds,
+of `forward` the median ratio of the rounds.
 """
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import calibration_forward
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -156,25 +161,60 @@ def counting(rounds: int) -> list[dict[str, Any]]:
     return rows
 
 
-PARTS: Mapping[str, Callable[[int], list[dict[str, Any]]]] = {"search": search, "counting": counting}
+ROUNDS = {"search": 7, "counting": 7, "forward": 3}
+
+
+def measured(part: str, rounds: int, options: argparse.Namespace) -> dict[str, Any]:
+    """Return the entry of a part."""
+    if part == "forward":
+        return calibration_forward.forward(options.images, options.peer_images, options.batch, rounds)
+    return {"rows": search(rounds) if part == "search" else counting(rounds)}
+
+
+def options_of_command() -> argparse.Namespace:
+    """Read the command line, and refuse what would fail later."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", help=f"of {', '.join(ROUNDS)}; all by default")
+    usual = ", ".join(f"{part} {rounds}" for part, rounds in ROUNDS.items())
+    parser.add_argument("--rounds", type=int, help=f"by default {usual}")
+    parser.add_argument("--images", nargs="+", type=int, default=[64, 256], help="forward: how many, each in turn")
+    parser.add_argument("--batch", type=int, default=8, help="forward: images at a time")
+    parser.add_argument(
+        "--peer-images", nargs="*", type=int, default=[8, 16], help="forward: how many ONNX Runtime gets; none: no peer"
+    )
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "records" / "calibration.json")
+    options = parser.parse_args()
+    for part in options.parts:
+        if part not in ROUNDS:
+            parser.error(f"no part {part!r}; choose from: {', '.join(ROUNDS)}")
+    if options.rounds is not None and options.rounds < 1:
+        parser.error(f"--rounds {options.rounds}: give at least 1")
+    if min(options.batch, *options.images, *options.peer_images) < 1:
+        parser.error("--images, --peer-images and --batch take numbers from 1 on")
+    for count in options.peer_images:
+        if count > calibration_forward.MOST_PEER_IMAGES:
+            most = f"{calibration_forward.MOST_PEER_IMAGES} images are some 6 GB"
+            parser.error(f"--peer-images {count}: ONNX Runtime keeps all activations, and {most}; give fewer")
+        if count % options.batch:
+            parser.error(f"--peer-images {count}: ONNX Runtime needs whole batches of {options.batch}")
+    return options
 
 
 def main() -> None:
     """Run the parts that are asked for, and record them beside the others."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("parts", nargs="*", help=f"of {', '.join(PARTS)}; all by default")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "records" / "calibration.json")
-    options = parser.parse_args()
-    for part in options.parts:
-        if part not in PARTS:
-            parser.error(f"no part {part!r}; choose from: {', '.join(PARTS)}")
+    options = options_of_command()
     torch.set_num_threads(1)
     record = json.loads(options.out.read_text()) if options.out.exists() else {"benchmark": "calibration", "parts": {}}
-    for part in options.parts or PARTS:
-        rows = PARTS[part](options.rounds)
-        record["parts"][part] = {"rounds": options.rounds, "environment": asdict(environment("cpu")), "rows": rows}
-    write_text(options.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    short: list[str] = []
+    for part in options.parts or ROUNDS:
+        rounds = options.rounds or ROUNDS[part]
+        found = measured(part, rounds, options)
+        record["parts"][part] = {"rounds": rounds, "environment": asdict(environment("cpu")), **found}
+        write_text(options.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        if part == "forward":
+            short += calibration_forward.missed(found)
+    print("\n".join(short), end="\n" if short else "")
+    sys.exit(1 if short else 0)
 
 
 if __name__ == "__main__":

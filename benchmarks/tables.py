@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import calibration_tables
 import graph_tables
 import int8_tables
 import latency_tables
@@ -214,6 +215,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "autoslim_search": slimmable_tables.autoslim_search,
     "autoslim_cifar": slimmable_tables.autoslim_cifar,
     "int8": int8_tables.int8,
+    "calibration": calibration_tables.calibration,
 }
 
 
