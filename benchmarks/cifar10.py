@@ -28,6 +28,11 @@ def lossless_parts() -> dict[str, object]:
     return _parts("cifar10-lossless", deciding=400, normalization=CIFAR10)
 
 
+def lossless_parts_of_resnet20() -> dict[str, object]:
+    """Return the original pixels, normalised as for the published ResNet-20 with shortcuts without parameters."""
+    return _parts("cifar10-lossless", deciding=400, normalization=IMAGENET)
+
+
 def jpeg_parts() -> dict[str, object]:
     """Return the JPEG copy, normalised as for the ResNet-20 that was fine-tuned on it."""
     return _parts("cifar10-jpeg", deciding=5_000, normalization=IMAGENET)

@@ -52,3 +52,42 @@ def int8(record: dict[str, Any]) -> str:
         f"of the machine while timing {min(load):.1f} to {max(load):.1f}. {packages}; {machine(record)}."
     )
     return f"{rows_to_markdown(head, rows)}\n\n{note}"
+
+
+def int8_accuracy(record: dict[str, Any]) -> str:
+    """Accuracy by calibrator, simulated and as the file; fewer bits; what repairs bring."""
+    parts = [_accuracy(network) for network in record["networks"]]
+    first = record["networks"][0]
+    parts.append(
+        f"Top-1 %, {record['what']}: ranges from {first['images']:,} training images, the calibrator picked (bold) by "
+        f"least divergence on {first['deciding']} test images, reported on the other {first['samples']}; one seed; "
+        f"{machine(record)}."
+    )
+    return "\n\n".join(parts)
+
+
+def _accuracy(network: dict[str, Any]) -> str:
+    rows = [["fp32", f"{100 * network['fp32']:.2f}", "", "", ""]]
+    for row in network["rows"]:
+        picked = row["calibrator"] == network["picked"]
+        rows.append(
+            [
+                f"**{row['calibrator']}**" if picked else row["calibrator"],
+                f"{100 * row['simulated']:.2f}",
+                f"{100 * row['file']:.2f}",
+                f"{row['equal']} of {row['samples']}",
+                f"{1e3 * row['divergence_nats']:.3f}",
+            ]
+        )
+    head = [network["network"], "simulated", "INT8 file", "equal predictions", "divergence from fp32, 1e-3 nats"]
+    lower = [[row["what"], f"{100 * row['simulated']:.2f}"] for row in network["fewer"]]
+    epochs = f", {network['epochs']} epochs" if network["epochs"] else ""
+    lower += [
+        [
+            f"4 bits and {row['what']}{epochs if row['what'].startswith('trained') else ''}",
+            f"{100 * row['simulated']:.2f}",
+        ]
+        for row in network["repairs"]
+    ]
+    second = [f"{network['network']}, {network['picked']}", "simulated"]
+    return f"{rows_to_markdown(head, rows)}\n\n{rows_to_markdown(second, lower)}"

@@ -216,6 +216,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "autoslim_cifar": slimmable_tables.autoslim_cifar,
     "int8": int8_tables.int8,
     "calibration": calibration_tables.calibration,
+    "int8_accuracy": int8_tables.int8_accuracy,
 }
 
 
