@@ -101,6 +101,11 @@ def search(
         if settings:
             raise UsageError("--set belongs to the search; a pick takes its recipe from the folder")
         folder, budget = Path(recipe), _budget(pick)
+        if latency_table is not None and budget.latency_ms is None:
+            raise UsageError(
+                f"--latency-table is {latency_table}, but --pick is {', '.join(pick)} and asks for no milliseconds; "
+                "add --pick latency_ms=0.5x, or leave --latency-table out"
+            )
         picked = recipes.picked_recipe(
             folder, budget, train=train, latency_table=latency_table, further=further, allow_code=allow_code
         )

@@ -172,7 +172,7 @@ def test_milliseconds_are_picked_from_a_search_without_a_table(
 ) -> None:
     pytest.importorskip("onnxruntime", reason="the delivered file is timed in ONNX Runtime")
     pick = ("search", searched.folder, "--allow-code", "-q", "--latency-table", table[0], "--out", tmp_path / "out")
-    refused(run(*pick, "--pick", "macs=0.5"), "no budget in milliseconds")
+    refused(run(*pick, "--pick", "macs=0.5"), "asks for no milliseconds", "latency_ms=0.5x")
     refused(run(*pick, "--pick", "latency_ms=0.15"), "no network of the front", "--further")
     refused(run(*pick, "--pick", "latency_ms=0.0001ms"), "cannot be met")
     refused(run("search", searched.recipe, *pick[2:]), "--latency-table is for --pick")
