@@ -141,7 +141,7 @@ def quantize(
             target=target,
             weight_bits=weight_bits,
             per_tensor_weights=per_tensor_weights,
-            repair=tuple(name for entry in repair or () for name in entry.split(",")),
+            repair=tuple(name.strip() for entry in repair or () for name in entry.split(",")),
             max_drop=max_drop,
             diagnose=diagnose,
             batch=batch,

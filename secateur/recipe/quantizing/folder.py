@@ -1,6 +1,7 @@
 """The folder of one quantization: which files it has, whose they are, and how they come there all at once."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,9 @@ FILES = {
     "record": "record.json",
 }
 """What the folder holds, in the order in which files come there: with the record it is complete."""
+
+PART = ".part"
+"""How folders end in which files are made; one that was killed may leave its own."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,8 @@ class Int8Folder:
             found = sorted(path.name for path in self.folder.iterdir()) if self.folder.exists() else []
         except OSError as error:
             raise UsageError(f"cannot read {self.folder}: {error.strerror or error}; choose another folder") from error
-        if not [name for name in found if name != LOCK]:
+        found = [name for name in found if name != LOCK and not (name.startswith(".") and name.endswith(PART))]
+        if not found:
             return None
         if (FILES["int8"] not in found and FILES["record"] not in found) or "recipe.yaml" in found:
             shown = ", ".join(found[:3]) + (" …" if len(found) > 3 else "")
@@ -82,9 +87,9 @@ class Int8Folder:
             UsageError: files cannot be written there.
         """
         try:
-            parent = self.folder.absolute().parent
-            parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=parent, prefix=f".{self.folder.name}.", suffix=".part") as staging:
+            place = self._beside()
+            place.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=place, prefix=f".{self.folder.name}.", suffix=PART) as staging:
                 yield Path(staging)
                 self.folder.mkdir(exist_ok=True)
                 (self.folder / FILES["record"]).unlink(missing_ok=True)
@@ -99,6 +104,13 @@ class Int8Folder:
             raise UsageError(
                 f"cannot write {self.folder}: {error.strerror or error}; free space or choose another folder"
             ) from error
+
+    def _beside(self) -> Path:
+        """Return where files are made first: beside the folder, or in it where they could not come from there."""
+        folder = self.folder.resolve()  # what a link leads to may be on another disk
+        if folder.is_dir() and (folder.is_mount() or not os.access(folder.parent, os.W_OK)):
+            return folder
+        return folder.parent
 
     def _complete(self) -> RunRecord | None:
         with contextlib.suppress(ArtifactError):

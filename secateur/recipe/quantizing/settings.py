@@ -47,7 +47,8 @@ class Quantize:
                 "--compare (calibrate or compare in a recipe)"
             )
         profile_named(self.target).with_bits(weight_bits=self.weight_bits, activation_bits=8)
-        repairs_named(self.repair)
+        # In the order in which they run: other orders of the same names are no other settings.
+        object.__setattr__(self, "repair", repairs_named(self.repair))
         if self.max_drop is not None and not 0 <= self.max_drop <= MOST_POINTS:
             raise UsageError(f"max_drop is {self.max_drop:g}, but it is in points of the validation score, 0 to 100")
         for name, value in (("images", self.images), ("batch", self.batch)):
