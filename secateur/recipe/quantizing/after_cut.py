@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from secateur.data import DataSource
+from secateur.errors import QuantizationError
 from secateur.export import export_onnx
 from secateur.measure.latency import Timed
 from secateur.methods import Compressed
@@ -68,7 +69,14 @@ def bring_to_int8(
         if "onnx" in measured.measurements:  # then the dense model has an ONNX form too
             timed |= {"dense_onnx": Path(folder, "dense.onnx"), "onnx": place.path("onnx")}
             export_onnx(dense, Path(folder, "dense.onnx"), ready.inputs.cpu())
-        mended = mend(ready, calibrated, place.folder, stages)
+        try:
+            mended = mend(ready, calibrated, place.folder, stages)
+        except QuantizationError as error:
+            # The recipe cannot be changed in this folder any more, and hours of training may lie in it.
+            raise QuantizationError(
+                f"{error}; the model itself is done: secateur quantize {place.path('model')} takes it with other "
+                "settings"
+            ) from error
         shipped = ship(
             ready,
             calibrated,
