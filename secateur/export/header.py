@@ -178,6 +178,11 @@ def read_header(container: Container, path: Path) -> tuple[Header, Plan | None]:
     found = content.get("format") if isinstance(content, dict) else type(content).__name__
     if found == "secateur-sparse":
         raise ArtifactError(f"{path} is a sparse file; make a model file of it first, with secateur unpack {path}")
+    if isinstance(content, dict) and content.get("kind") == "simulation":
+        raise ArtifactError(
+            f"{path} is a simulation of an INT8 model, not a model file; give the model file that it was made of, or "
+            "the INT8 file beside it where an .onnx file will do"
+        )
     if found != FORMAT:
         raise ArtifactError(
             f"{path} has the format {shown(found)!r} instead of {FORMAT!r}; save it again with secateur.save"

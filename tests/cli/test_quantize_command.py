@@ -218,7 +218,7 @@ def test_unnormalised_images_are_warned_of(quantizing: tuple[str, ...], tmp_path
         (("--calibrate", "percentile-101"), ("percentile 101", "at most 100")),
         (("--calibrate", "max", "--compare"), ("--calibrate", "--compare")),
         (("--target", "gpu"), ("target", "cpu")),
-        (("--repair", "adaround,bias"), ("unknown repair 'bias'", "bias-correction")),
+        (("--repair", "adaround, bias"), ("unknown repair 'bias'", "bias-correction")),
         (("--max-drop", "-1"), ("max_drop is -1", "0 to 100")),
         (("--weight-bits", "9"), ("9",)),
         (("--images", "0"), ("--images",)),
@@ -294,7 +294,11 @@ def test_models_without_weights_or_with_them_twice_are_refused(weights: Path, ma
     refused(run("quantize", weights, "--weights", weights, *more), "leave out --weights")
     refused(run("quantize", made.folder / "model.int8.onnx", *more), "is an ONNX file", "model.safetensors")
     refused(run("quantize", tmp_path / "missing.safetensors", *more), "missing.safetensors")
-    refused(run("quantize", made.folder / "simulation.safetensors", *more), "simulation.safetensors")
+    refused(run("quantize", made.folder / "simulation.safetensors", *more), "is a simulation of an INT8 model")
+    refused(run("quantize", made.folder / "report.md", *more), "report.md is no model file")
+    refused(run("quantize", tmp_path, *more), "is a folder", "model.safetensors")
+    refused(run("quantize", weights, "--num-classes", "5", *more), "--num-classes is 5", "leave it out")
+    refused(run("quantize", weights, "--fold-weight-standardisation", *more), "--fold-weight-standardisation")
 
 
 def test_a_folder_of_something_else_is_left_alone(

@@ -17,6 +17,7 @@ from secateur.recipe.plans import is_model_file
 from secateur.recipe.quantizing.call import QuantizeResult, quantize
 from secateur.recipe.quantizing.settings import Quantize
 from secateur.recipe.quantizing.stages import QuietStages, Stages
+from secateur.recipe.rundir import FILES
 from secateur.recipe.saved import data_for, require_code
 from secateur.recipe.settings import DataChoice, Machine, ModelChoice
 from secateur.recipe.subject import build_subject, fingerprinted, read_data, settle
@@ -45,9 +46,12 @@ class QuantizeJob:
         if spec.endswith(".onnx"):
             raise UsageError(f"{spec} is an ONNX file; give the model file beside it, such as model.safetensors")
         if self.is_file:
-            if self.model.weights is not None:
-                raise UsageError(f"{spec} is a model file, which has its weights; leave out --weights")
+            self._check_file()
             return
+        if self.model.weights is None and Path(spec).is_dir():
+            raise UsageError(f"{spec} is a folder; give the model file in it, such as {Path(spec, FILES['model'])}")
+        if self.model.weights is None and Path(spec).is_file():
+            raise UsageError(f"{spec} is no model file; give a .safetensors file of secateur, or a name with --weights")
         if self.code is not None:
             raise UsageError(
                 f"--model {self.code} builds the network of a model file, but {spec} is none; leave it out"
@@ -56,6 +60,21 @@ class QuantizeJob:
             raise UsageError(
                 f"the model {spec} has no weights, and ranges of random ones mean nothing: give the file of a trained "
                 "model with --weights, or a model file in place of the name"
+            )
+
+    def _check_file(self) -> None:
+        """Refuse what a model file says of itself."""
+        spec = self.model.spec
+        if self.model.weights is not None:
+            raise UsageError(f"{spec} is a model file, which has its weights; leave out --weights")
+        if self.model.num_classes is not None:
+            raise UsageError(
+                f"{spec} is a model file, which has its classes, but --num-classes is {self.model.num_classes}; leave "
+                "it out"
+            )
+        if self.model.fold_weight_standardisation:
+            raise UsageError(
+                f"{spec} is a model file, whose layers stay as they were saved; leave out --fold-weight-standardisation"
             )
 
     @property
