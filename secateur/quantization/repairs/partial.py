@@ -187,6 +187,12 @@ class _Search:
 
     def fewest(self, ranking: tuple[str, ...], integer: float) -> tuple[str, ...]:
         """Return the layers to leave in float."""
+        if not ranking:
+            raise QuantizationError(
+                f"integers lose {100 * (self.reference - integer):.2f} points of {100 * self.reference:.2f} %, more "
+                f"than {self.max_drop:g}, and no operator in integers has weights, so that no layer can be left in "
+                "float; allow more points, or choose another calibrator"
+            )
         most = len(ranking) - 1  # one layer at least stays in integers
         if most < 1 or not self.meets(self.measured(ranking[:most])):
             best = math.ceil(1e4 * (self.reference - max((*self.known.values(), integer)))) / 100
